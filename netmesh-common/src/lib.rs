@@ -1,0 +1,10 @@
+//! The forwarding decision of netmesh and the types both sides of the kernel
+//! border share.
+//!
+//! The crate promises: no allocation, no I/O, no panic, no knowledge of who
+//! calls it. The same code runs in XDP, in TC, in unit tests and in fuzzers.
+#![no_std]
+#![forbid(unsafe_op_in_unsafe_fn)]
+
+pub mod table;
+pub mod verdict;

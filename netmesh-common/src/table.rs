@@ -1,0 +1,330 @@
+//! Keys and values of the maps that both sides of the kernel border share.
+//!
+//! ```text
+//!  destination ──► FIB6/FIB4 (LPM) ──► FibEntry ──► NEXT_HOPS[id] ──► device, MACs, MTU
+//!  source ───────► FIB6/FIB4 (LPM) ──► FibEntry      │ link: one 8-byte store
+//!                                        │ counter    ▼
+//!                                        ▼        NEIGHBOURS (ifindex, address) ──► id
+//!                              PREFIX_COUNTERS[id]     ▲ read by the neighbour follower
+//!
+//!  RIB (prefix, origin) ──► RibEntry     user space only: every origin's route; the
+//!                                        preferred one of a prefix stands in the FIB
+//!  COUNTER_IDS (prefix) ──► id           user space only: identity of a counter
+//! ```
+//!
+//! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
+
+/// Layout version: part of the pin path. Change it whenever a type below changes.
+pub const LAYOUT: u32 = 1;
+
+/// Most ports one data plane instance can hold.
+pub const MAX_PORTS: u32 = 64;
+
+/// Capacity of the next-hop table; id 0 is never used.
+pub const MAX_NEXT_HOPS: u32 = 4096;
+
+/// What is done with a packet that matches a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Action {
+    /// Forward through the entry's next hop.
+    Forward = 1,
+    /// The prefix is an address of this node.
+    Local = 2,
+    /// The prefix is directly connected; the kernel resolves the neighbour.
+    Connected = 3,
+    /// The kernel answers with ICMP unreachable.
+    Unreachable = 4,
+    /// The kernel answers with ICMP administratively prohibited.
+    Prohibit = 5,
+    /// Drop without an answer.
+    Blackhole = 6,
+    /// Leave it to the kernel.
+    Punt = 7,
+}
+
+impl Action {
+    /// The action of a map value, `None` for a value no version has written.
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Forward,
+            2 => Self::Local,
+            3 => Self::Connected,
+            4 => Self::Unreachable,
+            5 => Self::Prohibit,
+            6 => Self::Blackhole,
+            7 => Self::Punt,
+            _ => return None,
+        })
+    }
+}
+
+/// Who put a route into the table. A lower number is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum Origin {
+    /// The node's own addresses and connected subnets, mirrored from the kernel.
+    Connected = 1,
+    /// A user-network object.
+    Object = 2,
+    /// `netmesh route add`.
+    Static = 3,
+    /// A route of the kernel's tables.
+    Kernel = 4,
+    /// A routing daemon through the forwarding plane manager.
+    Fpm = 5,
+}
+
+impl Origin {
+    /// Every origin, most preferred first.
+    pub const ALL: &'static [Self] = &[
+        Self::Connected,
+        Self::Object,
+        Self::Static,
+        Self::Kernel,
+        Self::Fpm,
+    ];
+
+    /// The origin of a map value, `None` for a value no version has written.
+    #[must_use]
+    pub const fn from_u8(value: u8) -> Option<Self> {
+        Some(match value {
+            1 => Self::Connected,
+            2 => Self::Object,
+            3 => Self::Static,
+            4 => Self::Kernel,
+            5 => Self::Fpm,
+            _ => return None,
+        })
+    }
+}
+
+/// Value of the FIB maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FibEntry {
+    /// Index into the next-hop table; 0 when the action needs none.
+    pub next_hop: u32,
+    /// Index into the prefix counters.
+    pub counter: u32,
+    /// [`Action`].
+    pub action: u8,
+    /// Length of the prefix that holds this entry.
+    pub prefix_length: u8,
+    /// [`Origin`].
+    pub origin: u8,
+    /// Reserved, zero.
+    pub reserved: [u8; 5],
+}
+
+/// Value of the next-hop table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHop {
+    /// Destination link-layer address and its state, see [`Link`]. Changed by
+    /// the neighbour follower with one aligned 8-byte store.
+    pub link: u64,
+    /// Interface index of the egress device; 0 marks a free slot.
+    pub ifindex: u32,
+    /// IP MTU of the egress device in bytes.
+    pub mtu: u32,
+    /// Source link-layer address: the egress device's own.
+    pub source_mac: [u8; 6],
+    /// `NextHop::LAYER3`, `NextHop::CONNECTED`.
+    pub flags: u8,
+    /// Address family of `address`: 0 (none), 4 or 6.
+    pub family: u8,
+    /// The next hop's address; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+}
+
+impl NextHop {
+    /// The egress device has no link-layer header.
+    pub const LAYER3: u8 = 1;
+    /// Stands for a connected subnet: names the device, carries no neighbour.
+    pub const CONNECTED: u8 = 2;
+}
+
+/// The word of a next hop that the neighbour follower owns: bytes 0..6 the
+/// link-layer address, bit 63 "resolved".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link(pub u64);
+
+impl Link {
+    const RESOLVED: u64 = 1 << 63;
+
+    /// A neighbour whose address is not known.
+    pub const UNRESOLVED: Self = Self(0);
+
+    /// A resolved neighbour.
+    #[must_use]
+    pub const fn resolved(mac: [u8; 6]) -> Self {
+        let bytes = [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0];
+        Self(u64::from_le_bytes(bytes) | Self::RESOLVED)
+    }
+
+    /// The link-layer address, if it is known.
+    #[must_use]
+    pub const fn mac(self) -> Option<[u8; 6]> {
+        if self.0 & Self::RESOLVED == 0 {
+            return None;
+        }
+        let b = self.0.to_le_bytes();
+        Some([b[0], b[1], b[2], b[3], b[4], b[5]])
+    }
+}
+
+/// Key of the map from neighbour to next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NeighbourKey {
+    /// Interface index.
+    pub ifindex: u32,
+    /// 4 or 6.
+    pub family: u32,
+    /// The neighbour's address; IPv4 in the first four bytes, the rest zero.
+    pub address: [u8; 16],
+}
+
+/// Value of the port map, keyed by interface index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Port {
+    /// Index into the port counters, below [`MAX_PORTS`].
+    pub slot: u32,
+    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP_EGRESS`.
+    pub flags: u32,
+    /// The port's own link-layer address.
+    pub mac: [u8; 6],
+    /// Reserved, zero.
+    pub reserved: u16,
+}
+
+impl Port {
+    /// Packets start with the IP header (WireGuard, tun).
+    pub const LAYER3: u32 = 1;
+    /// A source must match a prefix that lives behind this port (BCP 38).
+    pub const SOURCES_BEHIND: u32 = 2;
+    /// Faces the outside: a source inside a prefix of origin `object` is
+    /// spoofed unless that prefix lives behind this very port; martians
+    /// (RFC 6890) are dropped.
+    pub const EXTERNAL: u32 = 4;
+}
+
+/// Per-prefix counters; bytes are IP lengths.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PrefixCounters {
+    /// Packets forwarded towards the prefix.
+    pub to_packets: u64,
+    /// Bytes forwarded towards the prefix.
+    pub to_bytes: u64,
+    /// Packets forwarded whose source lies in the prefix.
+    pub from_packets: u64,
+    /// Bytes forwarded whose source lies in the prefix.
+    pub from_bytes: u64,
+}
+
+/// Room for punt and drop reasons in [`PortCounters`].
+pub const REASONS: usize = 32;
+
+/// Per-port counters, packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PortCounters {
+    /// Packets the program saw on this port.
+    pub received: u64,
+    /// Packets handed to another device.
+    pub forwarded: u64,
+    /// IP bytes handed to another device.
+    pub forwarded_bytes: u64,
+    /// Packets that could not be handed over although the decision was to forward.
+    pub redirect_failed: u64,
+    /// By [`PuntReason::index`](crate::verdict::PuntReason::index).
+    pub punted: [u64; REASONS],
+    /// By [`DropReason::index`](crate::verdict::DropReason::index).
+    pub dropped: [u64; REASONS],
+}
+
+/// A prefix as a hash key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PrefixKey {
+    /// Network address, host bits zero; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// 4 or 6.
+    pub family: u8,
+    /// Prefix length.
+    pub length: u8,
+    /// Reserved, zero.
+    pub reserved: [u8; 2],
+}
+
+/// Key of the RIB: a prefix and who speaks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct RibKey {
+    /// The prefix.
+    pub prefix: PrefixKey,
+    /// [`Origin`].
+    pub origin: u8,
+    /// Reserved, zero.
+    pub reserved: [u8; 3],
+}
+
+/// Value of the RIB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RibEntry {
+    /// Index into the next-hop table; 0 when the action needs none.
+    pub next_hop: u32,
+    /// [`Action`].
+    pub action: u8,
+    /// Reserved, zero.
+    pub reserved: [u8; 3],
+}
+
+/// What the neighbour follower must know of the running kernel's
+/// `struct neighbour`: byte offsets, read from its BTF by the loader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NeighbourLayout {
+    /// Inode number of the instance's network namespace (`ns.inum`).
+    pub netns: u32,
+    /// `neighbour.dev`.
+    pub dev: u32,
+    /// `net_device.ifindex`.
+    pub dev_ifindex: u32,
+    /// `net_device.nd_net.net`.
+    pub dev_net: u32,
+    /// `net.ns.inum`.
+    pub net_inum: u32,
+    /// `neighbour.nud_state`.
+    pub nud_state: u32,
+    /// `neighbour.ha`.
+    pub ha: u32,
+    /// `neighbour.tbl`.
+    pub tbl: u32,
+    /// `neigh_table.family`.
+    pub tbl_family: u32,
+    /// `neighbour.primary_key`.
+    pub primary_key: u32,
+    /// `neighbour.dead`.
+    pub dead: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+}
+
+const _: () = {
+    assert!(size_of::<FibEntry>() == 16);
+    assert!(size_of::<NextHop>() == 40);
+    assert!(size_of::<NeighbourKey>() == 24);
+    assert!(size_of::<Port>() == 16);
+    assert!(size_of::<PrefixCounters>() == 32);
+    assert!(size_of::<PortCounters>() == 32 + 16 * REASONS);
+    assert!(size_of::<PrefixKey>() == 20);
+    assert!(size_of::<RibKey>() == 24);
+    assert!(size_of::<RibEntry>() == 8);
+    assert!(size_of::<NeighbourLayout>() == 48);
+};

@@ -1,0 +1,118 @@
+//! What can happen to a packet, and why: the only list of reasons in the project.
+//!
+//! Counter indexes, names in the CLI and in metrics, and the sentences in the
+//! documentation are all generated from this file.
+
+/// The outcome of [`decide`](crate::decide::decide).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Rewrite the packet and hand it to a device.
+    Forward(Forward),
+    /// Leave the packet untouched to the kernel.
+    Punt(PuntReason),
+    /// Drop the packet.
+    Drop(DropReason),
+}
+
+/// Everything a host needs to hand a packet over; nothing has been changed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Interface index of the egress device.
+    pub ifindex: u32,
+    /// The egress device has no link-layer header (WireGuard, tun).
+    pub layer3: bool,
+    /// Destination link-layer address; meaningless when `layer3`.
+    pub destination_mac: [u8; 6],
+    /// Source link-layer address; meaningless when `layer3`.
+    pub source_mac: [u8; 6],
+    /// Counter of the prefix the destination matched.
+    pub to_counter: u32,
+    /// Counter of the prefix the source matched, if it matched one.
+    pub from_counter: Option<u32>,
+    /// IP length of the packet in bytes, as counted.
+    pub length: u32,
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[doc = $text:literal])+ $variant:ident = $index:literal, $label:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[doc = $text])+ $variant = $index,)+ }
+
+        impl $name {
+            /// Every reason, in counter order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// Index of the reason in [`PortCounters`](crate::table::PortCounters).
+            #[must_use]
+            pub const fn index(self) -> u32 { self as u32 }
+
+            /// The reason's name in the CLI, JSON and metrics.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+
+            /// One sentence for people.
+            #[must_use]
+            pub const fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($text),+),)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was left to the kernel.
+    PuntReason {
+        /// The frame is neither IPv6 nor IPv4.
+        NotIp = 0, "not_ip";
+        /// The frame carries a VLAN tag.
+        Vlan = 1, "vlan";
+        /// The frame is not addressed to this port's link-layer address.
+        NotForUs = 2, "not_for_us";
+        /// A header is cut short or contradicts itself.
+        Malformed = 3, "malformed";
+        /// The hop limit or TTL would reach zero.
+        HopLimit = 4, "hop_limit";
+        /// The packet is larger than the MTU of its egress.
+        TooBig = 5, "too_big";
+        /// The destination is an address of this node.
+        Local = 6, "local";
+        /// The destination is on a directly connected subnet.
+        Connected = 7, "connected";
+        /// No prefix of the table matches the destination.
+        NoRoute = 8, "no_route";
+        /// The next hop's link-layer address is not known.
+        Unresolved = 9, "unresolved";
+        /// A link-local, multicast, unspecified or loopback address.
+        Scope = 10, "scope";
+        /// Hop-by-hop options need the kernel.
+        HopByHop = 11, "hop_by_hop";
+        /// IPv4 options need the kernel.
+        Ipv4Options = 12, "ipv4_options";
+        /// The egress is the ingress; the kernel may send a redirect.
+        SamePort = 13, "same_port";
+        /// The route's action is punt, or the kernel answers for it (unreachable, prohibit).
+        Action = 14, "action";
+        /// The ingress interface is not a port of this data plane.
+        NotAPort = 15, "not_a_port";
+        /// The egress device is not a port of this data plane.
+        EgressNotAPort = 16, "egress_not_a_port";
+    }
+}
+
+reasons! {
+    /// Why a packet was dropped.
+    DropReason {
+        /// The source address does not live behind the port it came from (BCP 38).
+        SourceInvalid = 0, "source_invalid";
+        /// A martian source or destination (RFC 6890).
+        Martian = 1, "martian";
+        /// The route's action is blackhole.
+        Blackhole = 2, "blackhole";
+        /// The program could not change the packet; a bug or memory pressure.
+        RewriteFailed = 3, "rewrite_failed";
+    }
+}

@@ -1,0 +1,10 @@
+//! netmesh: routing in WireGuard meshes with an eBPF data plane.
+//!
+//! ```text
+//! objects ─► model ─► plan::desired ─┐
+//!                                    ├─► plan::diff ─► [Step] ─► reconcile ─► kernel, wireguard, dataplane
+//! kernel ──► observe ────────────────┘                                              │
+//! cli ◄──────────────────────────── counters ◄────────── XDP / TC ◄─────────────────┘
+//! ```
+
+pub mod plan;

@@ -1,0 +1,3 @@
+//! The `netmesh` command.
+
+fn main() {}

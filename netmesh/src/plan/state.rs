@@ -1,0 +1,271 @@
+//! What a node looks like: the one type for desired and observed state.
+//!
+//! The plan computes a [`State`] from the objects, the kernel rooms read one
+//! from the machine, and [`diff`](super::diff) turns the difference into steps.
+//! Everything is ordered, so that two equal states print and hash alike.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// Our own routing protocol number (`rtm_protocol`), set on every route we own.
+pub const ROUTE_PROTOCOL: u8 = 110;
+
+/// First word of the `ifalias` of every link we own.
+pub const ALIAS_PREFIX: &str = "netmesh:";
+
+/// The whole of what netmesh owns on one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct State {
+    /// Every namespace that holds something of ours.
+    pub namespaces: BTreeMap<Namespace, NamespaceState>,
+}
+
+/// A network namespace, seen from the node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Namespace {
+    /// The node's own.
+    Node,
+    /// A named one under `/run/netns`.
+    Named(String),
+}
+
+/// An interface name, at most 15 bytes.
+pub type LinkName = String;
+
+/// What netmesh owns in one namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NamespaceState {
+    /// Interfaces; in the node's namespace only ours, plus the foreign ones the plan relies on.
+    pub links: BTreeMap<LinkName, Link>,
+    /// Addresses.
+    pub addresses: BTreeSet<Address>,
+    /// Routes, by destination.
+    pub routes: BTreeMap<IpNet, Route>,
+    /// Neighbours the kernel is told to keep resolved (`NTF_MANAGED`).
+    pub neighbours: BTreeSet<Neighbour>,
+    /// Sysctls by path below `/proc/sys`, `/` separated: `net/ipv6/conf/all/forwarding`.
+    pub sysctls: BTreeMap<String, String>,
+    /// Configuration of the WireGuard devices among `links`.
+    pub wireguard: BTreeMap<LinkName, WireguardDevice>,
+    /// The data plane instance of this namespace.
+    pub instance: Option<Instance>,
+}
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Link {
+    /// What it is.
+    pub kind: LinkKind,
+    /// `ifalias`: `netmesh:NETWORK/RESOURCE` or `netmesh:ROLE` on a link we made, `None` on a
+    /// foreign one.
+    pub alias: Option<String>,
+    /// MTU in bytes; `None` leaves it as it is.
+    pub mtu: Option<u32>,
+    /// The bridge it is a port of.
+    pub master: Option<LinkName>,
+}
+
+/// What kind of interface.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// A bridge of ours.
+    Bridge,
+    /// One end of a veth pair; the pair is made by the end whose namespace is not the node's.
+    Veth {
+        /// Name of the other end.
+        peer: LinkName,
+        /// Namespace of the other end.
+        peer_namespace: Namespace,
+    },
+    /// A macvlan (bridge mode) on a link of the node's namespace.
+    Macvlan {
+        /// The link in the node's namespace.
+        parent: LinkName,
+    },
+    /// A WireGuard device, kernel or userspace, born in the node's namespace and moved here.
+    Wireguard,
+    /// A device of the node that was moved into this namespace as it is, and goes back when it
+    /// is no longer wanted.
+    Moved,
+    /// Somebody else's link that must be there (router ports, bridge of the segment).
+    Foreign,
+}
+
+/// An address on a link.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Address {
+    /// The link.
+    pub link: LinkName,
+    /// Address and prefix length.
+    pub address: IpNet,
+}
+
+/// A route of the main table, always with [`ROUTE_PROTOCOL`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Route {
+    /// What the kernel does with a match.
+    pub action: RouteAction,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+}
+
+/// What a route does.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RouteAction {
+    /// Send it out.
+    Via {
+        /// Next hop; `None` for a directly attached destination.
+        gateway: Option<IpAddr>,
+        /// Egress link.
+        link: LinkName,
+    },
+    /// ICMP unreachable.
+    Unreachable,
+    /// ICMP administratively prohibited.
+    Prohibit,
+    /// Silent drop.
+    Blackhole,
+}
+
+/// A neighbour the kernel keeps resolved for us.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Neighbour {
+    /// The link.
+    pub link: LinkName,
+    /// The address.
+    pub address: IpAddr,
+}
+
+/// A 32-byte Curve25519 public key in its usual base64 form.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct PublicKey(pub String);
+
+/// Configuration of one WireGuard device. The private key is named by its public half;
+/// the key itself stays in its file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WireguardDevice {
+    /// Public half of the device's key; `None` when observed without a key.
+    pub public_key: Option<PublicKey>,
+    /// The object whose key file holds the private half (`NETWORK/RESOURCE`); `None` when observed.
+    #[serde(skip)]
+    pub key_of: Option<(String, String)>,
+    /// UDP port; `None` lets the system choose.
+    pub listen_port: Option<u16>,
+    /// Peers.
+    pub peers: BTreeMap<PublicKey, WireguardPeer>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct WireguardPeer {
+    /// Where it is reached; `None` for a hidden one, or one not yet heard of.
+    pub endpoint: Option<SocketAddr>,
+    /// Prefixes accepted from it and sent to it.
+    pub allowed_ips: BTreeSet<IpNet>,
+    /// Persistent keepalive in seconds.
+    pub keepalive: Option<u16>,
+    /// A handshake within the last 180 s: the endpoint in use is alive. Observed only.
+    #[serde(skip)]
+    pub alive: bool,
+}
+
+/// The programs and maps that serve one namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Instance {
+    /// Name of the pin folder.
+    pub name: String,
+    /// Ports by interface.
+    pub ports: BTreeMap<LinkName, Port>,
+    /// Routes of origin `object`.
+    pub fib: BTreeMap<IpNet, FibRoute>,
+}
+
+/// How a port is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Port {
+    /// Where the program sits.
+    pub hook: Hook,
+    /// Which sources are believed.
+    pub sources: Sources,
+}
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hook {
+    /// XDP in the driver.
+    Xdp,
+    /// Generic XDP: only when asked for.
+    XdpGeneric,
+    /// TC ingress (TCX link, or clsact on kernels before 6.6).
+    Tc,
+}
+
+/// Which source addresses a port believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sources {
+    /// All of them.
+    Any,
+    /// Only those inside prefixes that live behind the port.
+    Behind,
+    /// All but our own prefixes and martians: the port faces the outside.
+    External,
+}
+
+/// A route of the data plane.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FibRoute {
+    /// Forward.
+    Via {
+        /// Next hop; `None` when the device has no neighbours (WireGuard).
+        gateway: Option<IpAddr>,
+        /// Egress link.
+        link: LinkName,
+    },
+    /// Directly connected through this link: the kernel delivers.
+    Connected {
+        /// The link.
+        link: LinkName,
+    },
+    /// An address of this node.
+    Local,
+    /// The kernel answers unreachable.
+    Unreachable,
+    /// The kernel answers prohibited.
+    Prohibit,
+    /// Dropped.
+    Blackhole,
+    /// Left to the kernel.
+    Punt,
+}
+
+impl State {
+    /// The state of a namespace, made on first use.
+    pub fn namespace(&mut self, namespace: &Namespace) -> &mut NamespaceState {
+        self.namespaces.entry(namespace.clone()).or_default()
+    }
+}
+
+impl fmt::Display for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Node => f.write_str("node"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Serialize for Namespace {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
