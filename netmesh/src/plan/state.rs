@@ -43,8 +43,8 @@ pub struct NamespaceState {
     pub links: BTreeMap<LinkName, Link>,
     /// Addresses.
     pub addresses: BTreeSet<Address>,
-    /// Routes, by destination.
-    pub routes: BTreeMap<IpNet, Route>,
+    /// Routes, by destination and metric.
+    pub routes: BTreeMap<RouteKey, Route>,
     /// Neighbours the kernel is told to keep resolved (`NTF_MANAGED`).
     pub neighbours: BTreeSet<Neighbour>,
     /// Sysctls by path below `/proc/sys`, `/` separated: `net/ipv6/conf/all/forwarding`.
@@ -103,6 +103,15 @@ pub struct Address {
     pub link: LinkName,
     /// Address and prefix length.
     pub address: IpNet,
+}
+
+/// What names a route in the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Destination prefix.
+    pub destination: IpNet,
+    /// The kernel prefers the lowest; `None` is the kernel's default for the family.
+    pub metric: Option<u32>,
 }
 
 /// A route of the main table, always with [`ROUTE_PROTOCOL`].
@@ -246,6 +255,42 @@ pub enum FibRoute {
     Blackhole,
     /// Left to the kernel.
     Punt,
+}
+
+impl RouteKey {
+    /// A route with the kernel's default metric.
+    #[must_use]
+    pub const fn new(destination: IpNet) -> Self {
+        Self {
+            destination,
+            metric: None,
+        }
+    }
+
+    /// A route that answers only when no other route to the destination is left: it keeps
+    /// traffic for a prefix from following the default route when its device is gone.
+    #[must_use]
+    pub const fn guard(destination: IpNet) -> Self {
+        Self {
+            destination,
+            metric: Some(u32::MAX - 1),
+        }
+    }
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.metric {
+            None => write!(f, "{}", self.destination),
+            Some(metric) => write!(f, "{} metric {metric}", self.destination),
+        }
+    }
+}
+
+impl Serialize for RouteKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl State {
