@@ -4,7 +4,14 @@
 //! The crate promises: no allocation, no I/O, no panic, no knowledge of who
 //! calls it. The same code runs in XDP, in TC, in unit tests and in fuzzers.
 #![no_std]
-#![forbid(unsafe_op_in_unsafe_fn)]
+#![deny(unsafe_op_in_unsafe_fn)]
 
+pub mod checksum;
+pub mod class;
+pub mod decide;
+pub mod header;
+#[cfg(feature = "user")]
+mod pod;
 pub mod table;
 pub mod verdict;
+pub mod view;

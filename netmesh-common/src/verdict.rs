@@ -3,7 +3,9 @@
 //! Counter indexes, names in the CLI and in metrics, and the sentences in the
 //! documentation are all generated from this file.
 
-/// The outcome of [`decide`](crate::decide::decide).
+use crate::header::Family;
+
+/// The outcome of [`decide`](crate::decide::decide()).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Rewrite the packet and hand it to a device.
@@ -25,12 +27,22 @@ pub struct Forward {
     pub destination_mac: [u8; 6],
     /// Source link-layer address; meaningless when `layer3`.
     pub source_mac: [u8; 6],
+    /// Offset of the IP header in the packet as it came in.
+    pub offset: u32,
+    /// IP version.
+    pub family: Family,
+    /// Hop limit or TTL to write.
+    pub hop_limit: u8,
+    /// IPv4: header checksum to write.
+    pub checksum: u16,
     /// Counter of the prefix the destination matched.
     pub to_counter: u32,
-    /// Counter of the prefix the source matched, if it matched one.
-    pub from_counter: Option<u32>,
-    /// IP length of the packet in bytes, as counted.
-    pub length: u32,
+    /// Counter of the prefix the source matched; `u32::MAX` when it matched none.
+    pub from_counter: u32,
+    /// Packets on the wire this one stands for.
+    pub packets: u32,
+    /// IP bytes on the wire.
+    pub bytes: u64,
 }
 
 macro_rules! reasons {

@@ -1,14 +1,74 @@
-//! The programs of netmesh.
+//! The programs of netmesh: contexts in, verdicts out. What happens to a packet is decided in
+//! `netmesh-common`.
 #![no_std]
 #![no_main]
+#![expect(
+    missing_docs,
+    reason = "the macros make public items of the entry points"
+)]
+#![expect(
+    unreachable_pub,
+    reason = "the macros make public items of the entry points"
+)]
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+mod count;
+mod follow;
+mod maps;
+mod tc;
+mod xdp;
 
-/// Lets every frame pass; its presence makes a veth end run NAPI.
-#[xdp]
-pub fn netmesh_pass(_ctx: XdpContext) -> u32 {
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::macros::{btf_tracepoint, classifier, xdp};
+use aya_ebpf::programs::{BtfTracePointContext, TcContext, XdpContext};
+
+use follow::Event;
+
+/// Every frame of an Ethernet port.
+#[xdp(frags)]
+pub fn netmesh_xdp(context: XdpContext) -> u32 {
+    maps::keep();
+    xdp::run(&context)
+}
+
+/// Lets every frame pass; its presence makes a veth end run NAPI, without which frames
+/// redirected to it are lost.
+#[xdp(frags)]
+pub fn netmesh_pass(_context: XdpContext) -> u32 {
     xdp_action::XDP_PASS
 }
+
+/// Every packet of an Ethernet port, and of a port without a link-layer header: the port's entry
+/// tells them apart.
+#[classifier]
+pub fn netmesh_tc(mut context: TcContext) -> i32 {
+    tc::run(&mut context)
+}
+
+/// `neigh_update_done(struct neighbour *, int)`: net/core/neighbour.c `__neigh_update`.
+#[btf_tracepoint(function = "neigh_update_done")]
+pub fn neigh_update_done(context: BtfTracePointContext) -> i32 {
+    follow::neighbour(context.arg(0), Event::Changed);
+    0
+}
+
+/// `neigh_timer_handler(struct neighbour *, int)`: reachability runs out or probing fails.
+#[btf_tracepoint(function = "neigh_timer_handler")]
+pub fn neigh_timer_handler(context: BtfTracePointContext) -> i32 {
+    follow::neighbour(context.arg(0), Event::Changed);
+    0
+}
+
+/// `neigh_cleanup_and_release(struct neighbour *, int)`: the entry is deleted.
+#[btf_tracepoint(function = "neigh_cleanup_and_release")]
+pub fn neigh_cleanup(context: BtfTracePointContext) -> i32 {
+    follow::neighbour(context.arg(0), Event::Gone);
+    0
+}
+
+/// The kernel hands GPL-only helpers to programs under a compatible licence.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,0 +1,158 @@
+//! Classes of addresses: what never crosses a router, and what never crosses its outer edge.
+
+/// An address of either family, network order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// IPv6.
+    V6([u8; 16]),
+    /// IPv4.
+    V4([u8; 4]),
+}
+
+impl Address {
+    /// The kernel alone deals with packets from or to this address: link-local, multicast,
+    /// loopback, unspecified, v4-mapped (RFC 4291), and for IPv4 0/8, 127/8, 169.254/16,
+    /// multicast, class E and broadcast (RFC 1812 section 5.3.7, RFC 3927 section 2.7).
+    #[must_use]
+    pub const fn is_kernel_only(&self) -> bool {
+        match self {
+            Self::V6(a) => {
+                a[0] == 0xff || (a[0] == 0xfe && a[1] & 0xc0 == 0x80) || is_zero_or_mapped(a)
+            }
+            Self::V4(a) => a[0] == 0 || a[0] == 127 || a[0] >= 224 || (a[0] == 169 && a[1] == 254),
+        }
+    }
+
+    /// A special-purpose address that is not globally reachable (RFC 6890 and its registries,
+    /// RFC 8190). 200::/7 and 400::/7 are in use by overlay networks and are no martians.
+    #[must_use]
+    pub const fn is_martian(&self) -> bool {
+        match self {
+            Self::V6(a) => {
+                // fc00::/7 unique local, fec0::/10 site local (RFC 3879)
+                a[0] & 0xfe == 0xfc
+                    || (a[0] == 0xfe && a[1] & 0xc0 == 0xc0)
+                    // 100::/64 discard only (RFC 6666)
+                    || (a[0] == 0x01 && a[1] == 0 && all_zero(a, 2, 8))
+                    // 2001:db8::/32 and 3fff::/20 documentation (RFC 3849, RFC 9637)
+                    || (a[0] == 0x20 && a[1] == 0x01 && a[2] == 0x0d && a[3] == 0xb8)
+                    || (a[0] == 0x3f && a[1] == 0xff && a[2] & 0xf0 == 0)
+                    // 2001:2::/48 benchmarking (RFC 5180), 2001:10::/28 ORCHID (RFC 4843)
+                    || (a[0] == 0x20 && a[1] == 0x01 && a[2] == 0 && a[3] == 2 && a[4] == 0 && a[5] == 0)
+                    || (a[0] == 0x20 && a[1] == 0x01 && a[2] == 0 && a[3] & 0xf0 == 0x10)
+                    // 5f00::/16 segment routing SIDs (RFC 9602)
+                    || (a[0] == 0x5f && a[1] == 0)
+            }
+            Self::V4(a) => {
+                a[0] == 10
+                    || (a[0] == 172 && a[1] & 0xf0 == 16)
+                    || (a[0] == 192 && a[1] == 168)
+                    || (a[0] == 100 && a[1] & 0xc0 == 64)
+                    || (a[0] == 192 && a[1] == 0 && (a[2] == 0 || a[2] == 2))
+                    || (a[0] == 198 && a[1] & 0xfe == 18)
+                    || (a[0] == 198 && a[1] == 51 && a[2] == 100)
+                    || (a[0] == 203 && a[1] == 0 && a[2] == 113)
+            }
+        }
+    }
+}
+
+/// `::/96` (unspecified, loopback, the deprecated v4-compatible) and `::ffff:0:0/96`.
+const fn is_zero_or_mapped(a: &[u8; 16]) -> bool {
+    all_zero(a, 0, 10) && ((a[10] == 0 && a[11] == 0) || (a[10] == 0xff && a[11] == 0xff))
+}
+
+const fn all_zero(a: &[u8; 16], from: usize, to: usize) -> bool {
+    let mut sum = 0;
+    let mut i = from;
+    while i < to && i < 16 {
+        sum |= a[i];
+        i += 1;
+    }
+    sum == 0
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        match text.parse().unwrap() {
+            IpAddr::V6(a) => Address::V6(a.octets()),
+            IpAddr::V4(a) => Address::V4(a.octets()),
+        }
+    }
+
+    #[test]
+    fn kernel_only() {
+        for text in [
+            "::",
+            "::1",
+            "fe80::1",
+            "febf::1",
+            "ff02::1",
+            "::ffff:1.2.3.4",
+            "0.0.0.0",
+            "0.1.2.3",
+            "127.0.0.1",
+            "169.254.1.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+        ] {
+            assert!(address(text).is_kernel_only(), "{text}");
+        }
+        for text in [
+            "2a02:1802:5e::1",
+            "fc00::1",
+            "fec0::1",
+            "400::1",
+            "10.1.10.254",
+            "1.1.1.1",
+        ] {
+            assert!(!address(text).is_kernel_only(), "{text}");
+        }
+    }
+
+    #[test]
+    fn martians() {
+        for text in [
+            "fc00::1",
+            "fdff::1",
+            "fec0::1",
+            "100::1",
+            "2001:db8::1",
+            "3fff:fff::1",
+            "2001:2::1",
+            "2001:10::1",
+            "5f00::1",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.1",
+            "192.168.1.1",
+            "100.64.0.1",
+            "192.0.2.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.9",
+        ] {
+            assert!(address(text).is_martian(), "{text}");
+        }
+        for text in [
+            "2a02:1802:5e::1",
+            "400::1",
+            "200::1",
+            "300::1",
+            "2001:4860::1",
+            "100:0:0:1::1",
+            "172.32.0.1",
+            "100.128.0.1",
+            "1.1.1.1",
+            "198.20.0.1",
+        ] {
+            assert!(!address(text).is_martian(), "{text}");
+        }
+    }
+}

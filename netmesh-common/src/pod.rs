@@ -1,0 +1,16 @@
+//! The map types as plain bytes for the user-space side.
+
+use crate::table::{
+    FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
+    PrefixKey, RibEntry, RibKey,
+};
+
+macro_rules! pod {
+    ($($name:ident)+) => {$(
+        // SAFETY: `repr(C)`, `Copy`, without padding (const asserts in `table`), any bit pattern
+        // is a value.
+        unsafe impl aya::Pod for $name {}
+    )+};
+}
+
+pod!(FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey);

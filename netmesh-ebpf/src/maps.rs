@@ -1,0 +1,102 @@
+//! The maps, private behind functions, and the table view the decision sees.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
+use netmesh_common::class::Address;
+use netmesh_common::table::{
+    FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
+    PrefixKey, RibEntry, RibKey,
+};
+use netmesh_common::view::TableView;
+
+/// Routes a data plane can hold unless its loader says otherwise.
+const MAX_ROUTES: u32 = 1 << 20;
+/// Prefix counters unless the loader says otherwise.
+const MAX_COUNTERS: u32 = 1 << 16;
+
+#[map]
+static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
+#[map]
+static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
+#[map]
+static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
+#[map]
+static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
+#[map]
+static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
+#[map]
+static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
+// The next two are user space's own memory; they are made and pinned with the rest.
+#[map]
+static RIB: HashMap<RibKey, RibEntry> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+#[map]
+static COUNTER_IDS: HashMap<PrefixKey, u32> =
+    HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+
+/// The tables as the decision sees them.
+pub(crate) struct Tables;
+
+impl TableView for Tables {
+    #[inline(always)]
+    fn lookup(&self, address: &Address) -> Option<FibEntry> {
+        match address {
+            Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
+            Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
+        }
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, index: u32) -> Option<NextHop> {
+        NEXT_HOPS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn port(&self, ifindex: u32) -> Option<Port> {
+        port(ifindex)
+    }
+}
+
+/// The port with this interface index.
+#[inline(always)]
+pub(crate) fn port(ifindex: u32) -> Option<Port> {
+    // SAFETY: the value is copied out at once; an entry is replaced as a whole.
+    unsafe { PORTS.get(ifindex) }.copied()
+}
+
+/// Arms the redirection to a port; `false` when `ifindex` is none.
+#[inline(always)]
+pub(crate) fn redirect(ifindex: u32) -> bool {
+    TX.redirect(ifindex, 0).is_ok()
+}
+
+/// This CPU's counters of a prefix.
+#[inline(always)]
+pub(crate) fn prefix_counters(index: u32) -> Option<*mut PrefixCounters> {
+    PREFIX_CNT.get_ptr_mut(index)
+}
+
+/// This CPU's counters of a port.
+#[inline(always)]
+pub(crate) fn port_counters(slot: u32) -> Option<*mut PortCounters> {
+    PORT_CNT.get_ptr_mut(slot)
+}
+
+/// The next hop that stands for a neighbour, for the follower to update in place.
+#[inline(always)]
+pub(crate) fn next_hop_of(neighbour: &NeighbourKey) -> Option<*mut NextHop> {
+    // SAFETY: the value is copied out at once.
+    let index = *unsafe { NEIGHBOURS.get(neighbour) }?;
+    NEXT_HOPS.get_ptr_mut(index)
+}
+
+/// Names the maps that only user space reads, so that the linker keeps them.
+#[inline(always)]
+pub(crate) fn keep() {
+    core::hint::black_box((&raw const RIB, &raw const COUNTER_IDS));
+}

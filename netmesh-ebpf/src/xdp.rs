@@ -1,0 +1,108 @@
+//! XDP: frames of Ethernet ports.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::programs::XdpContext;
+use netmesh_common::decide::decide;
+use netmesh_common::header::Family;
+use netmesh_common::verdict::{DropReason, Forward, PuntReason, Verdict};
+use netmesh_common::view::{Ingress, PacketView};
+
+use crate::{count, maps};
+
+/// A frame in the driver's buffer.
+struct Frame<'a>(&'a XdpContext);
+
+impl PacketView for Frame<'_> {
+    #[inline(always)]
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let pointer = bytes_at::<N>(self.0, offset)?;
+        // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
+        Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        // SAFETY: the context is the one this program was called with.
+        (unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }) as usize
+    }
+}
+
+/// Runs the decision on a frame.
+#[inline(always)]
+pub(crate) fn run(context: &XdpContext) -> u32 {
+    let ifindex = context.ingress_ifindex() as u32;
+    let Some(port) = maps::port(ifindex) else {
+        return xdp_action::XDP_PASS;
+    };
+    let ingress = Ingress {
+        ifindex,
+        port,
+        frames_only: true,
+    };
+    match decide(&Frame(context), &ingress, &maps::Tables) {
+        Verdict::Forward(forward) => hand_over(context, port.slot, &forward),
+        Verdict::Punt(reason) => {
+            count::punted(port.slot, reason, 1);
+            xdp_action::XDP_PASS
+        }
+        Verdict::Drop(reason) => {
+            count::dropped(port.slot, reason, 1);
+            xdp_action::XDP_DROP
+        }
+    }
+}
+
+/// Arms the redirection first: where it is refused the frame is still as it came.
+#[inline(always)]
+fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
+    if !maps::redirect(forward.ifindex) {
+        count::punted(slot, PuntReason::EgressNotAPort, 1);
+        return xdp_action::XDP_PASS;
+    }
+    if rewrite(context, forward).is_none() {
+        count::dropped(slot, DropReason::RewriteFailed, 1);
+        return xdp_action::XDP_DROP;
+    }
+    count::forwarded(slot, forward);
+    xdp_action::XDP_REDIRECT
+}
+
+/// Link-layer addresses, hop limit, IPv4 checksum; `None` cannot happen after a decision to
+/// forward, but only the verifier's view of the bounds counts.
+#[inline(always)]
+fn rewrite(context: &XdpContext, forward: &Forward) -> Option<()> {
+    let mac = bytes_at::<12>(context, 0)?;
+    let [a, b, c, d, e, f] = forward.destination_mac;
+    let [g, h, i, j, k, l] = forward.source_mac;
+    // SAFETY: `bytes_at` has checked the bounds.
+    unsafe { *mac = [a, b, c, d, e, f, g, h, i, j, k, l] };
+    match forward.family {
+        Family::V6 => {
+            let hop_limit = bytes_at::<1>(context, 14 + 7)?;
+            // SAFETY: as above.
+            unsafe { *hop_limit = [forward.hop_limit] };
+        }
+        Family::V4 => {
+            let ttl = bytes_at::<1>(context, 14 + 8)?;
+            let checksum = bytes_at::<2>(context, 14 + 10)?;
+            // SAFETY: as above.
+            unsafe {
+                *ttl = [forward.hop_limit];
+                *checksum = forward.checksum.to_be_bytes();
+            }
+        }
+    }
+    Some(())
+}
+
+/// `N` bytes of the frame at a constant offset, in the form the verifier understands.
+#[inline(always)]
+fn bytes_at<const N: usize>(context: &XdpContext, offset: usize) -> Option<*mut [u8; N]> {
+    let start = context.data();
+    if start + offset + N > context.data_end() {
+        return None;
+    }
+    Some((start + offset) as *mut [u8; N])
+}

@@ -1,0 +1,366 @@
+//! The command line: words, flags, examples.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use super::output::Color;
+
+/// Routing in WireGuard meshes with an eBPF data plane.
+#[derive(Debug, Parser)]
+#[command(
+    name = "netmesh",
+    version,
+    infer_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 failed at run time, 2 usage, 3 input rejected, 4 unhealthy, \
+                  5 changes pending, 6 daemon unreachable, 7 not permitted.\n\n\
+                  Examples:\n  \
+                  netmesh check alice.toml --print     what the objects derive, offline\n  \
+                  netmesh plan                         the steps apply would take\n  \
+                  netmesh apply                        make the node what its objects say\n  \
+                  netmesh counters --watch             packets and bytes per prefix, live"
+)]
+pub struct Arguments {
+    /// Flags every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do; `status` when left out.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// Flags every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Print JSON: one object with a schema_version.
+    #[arg(short, long, global = true)]
+    pub json: bool,
+    /// Indent the JSON.
+    #[arg(short, long, global = true)]
+    pub pretty: bool,
+    /// One short line an item.
+    #[arg(short, long, global = true)]
+    pub brief: bool,
+    /// Folder with node.toml, networks/ and keys/.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/netmesh", env = "NETMESH_CONFIG")]
+    pub config: PathBuf,
+    /// Act as the node that lives in this network namespace (a name below /run/netns, or a path).
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub netns: Option<String>,
+    /// When to colour.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub color: Color,
+    /// More diagnostics on stderr; repeat for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Only errors on stderr.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show the node: problems first, then networks, tunnels, data plane, neighbours.
+    #[command(after_help = "Examples:\n  netmesh status\n  netmesh status --check ready && echo up")]
+    Status(Status),
+    /// Make a key pair, or print a public key. The private key stays in its file.
+    #[command(after_help = "Examples:\n  netmesh key gen alice/gw     prints the public key for the object file\n  netmesh key pub alice/gw")]
+    Key {
+        /// What to do with the key.
+        #[command(subcommand)]
+        command: Key,
+    },
+    /// Parse, derive and validate objects; needs no privileges and touches nothing.
+    #[command(after_help = "Examples:\n  netmesh check networks/*.toml\n  netmesh check alice.toml --print")]
+    Check(Check),
+    /// Show the ordered steps `apply` would take.
+    #[command(after_help = "Examples:\n  netmesh plan\n  netmesh plan --exit-code || echo drift\n  netmesh plan --digest")]
+    Plan(Plan),
+    /// Make this node what its objects say; removes what they no longer hold.
+    #[command(after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply")]
+    Apply(Apply),
+    /// Remove exactly what apply made, all of it or one network.
+    #[command(after_help = "Examples:\n  netmesh destroy alice\n  netmesh destroy --yes")]
+    Destroy(Destroy),
+    /// Load, pin, hook and unhook the data plane; works on any ports, also without objects.
+    #[command(visible_alias = "dp", after_help = "Examples:\n  netmesh dataplane attach --port eth0 --port eth1\n  netmesh route add 2a02:1802:5e::/48 via fe80::1 dev eth1\n  netmesh dataplane detach")]
+    Dataplane {
+        /// What to do; `status` when left out.
+        #[command(subcommand)]
+        command: Option<Dataplane>,
+    },
+    /// Show and change the data plane's routes.
+    #[command(after_help = "Examples:\n  netmesh route\n  netmesh route get 2a02:1802:5e:1::7\n  netmesh route add 2a02:1802:5e:1::/64 via fe80::1:1 dev seg0")]
+    Route {
+        /// What to do; `list` when left out.
+        #[command(subcommand)]
+        command: Option<Route>,
+    },
+    /// Show packets and bytes per prefix, in both directions.
+    #[command(after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops")]
+    Counters(Counters),
+    /// The whole mesh on this one machine, with real traffic.
+    #[command(after_help = "Examples:\n  netmesh demo\n  netmesh demo --keep")]
+    Demo(Demo),
+    /// Print the completions of a shell.
+    #[command(after_help = "Example:\n  netmesh completions bash > /etc/bash_completion.d/netmesh")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+    /// Print the JSON Schema of an object, for editors.
+    #[command(after_help = "Example:\n  netmesh schema network > network.schema.json")]
+    Schema {
+        /// Which object.
+        #[arg(value_enum, default_value_t)]
+        object: SchemaObject,
+    },
+    /// One userspace WireGuard device; started by apply.
+    #[command(hide = true)]
+    WireguardUserspace {
+        /// Name of the interface.
+        name: String,
+    },
+}
+
+/// `netmesh status`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Status {
+    /// Only answer by the exit code: 0, or 4 when it is not so.
+    #[arg(long, value_enum)]
+    pub check: Option<Health>,
+}
+
+/// What `status --check` answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Health {
+    /// The node's state can be read.
+    Live,
+    /// The node is what its objects say and every data plane port is attached as asked.
+    Ready,
+}
+
+/// `netmesh key`.
+#[derive(Debug, Subcommand)]
+pub enum Key {
+    /// Make the key pair of a resource; prints the public key, refuses to overwrite.
+    Gen {
+        /// NETWORK/RESOURCE
+        resource: ResourceName,
+    },
+    /// Print the public key of a resource.
+    Pub {
+        /// NETWORK/RESOURCE
+        resource: ResourceName,
+    },
+}
+
+/// `NETWORK/RESOURCE`.
+#[derive(Clone, Debug)]
+pub struct ResourceName {
+    /// The network.
+    pub network: String,
+    /// The resource.
+    pub resource: String,
+}
+
+impl std::str::FromStr for ResourceName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = |name: &str| {
+            !name.is_empty()
+                && name.len() <= 15
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        match text.split_once('/') {
+            Some((network, resource)) if valid(network) && valid(resource) => {
+                Ok(Self { network: network.into(), resource: resource.into() })
+            }
+            _ => Err("expected NETWORK/RESOURCE, each of a-z, 0-9 and -, at most 15 long".into()),
+        }
+    }
+}
+
+/// `netmesh check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Object files; the node's own configuration when left out.
+    pub files: Vec<PathBuf>,
+    /// Show every derived value.
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// `netmesh plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Object files instead of those in the configuration folder.
+    pub files: Vec<PathBuf>,
+    /// Exit 5 when there are steps to take.
+    #[arg(long)]
+    pub exit_code: bool,
+    /// Print only the digest of the desired state.
+    #[arg(long)]
+    pub digest: bool,
+}
+
+/// `netmesh apply`.
+#[derive(Debug, Args)]
+pub struct Apply {
+    /// Object files instead of those in the configuration folder.
+    pub files: Vec<PathBuf>,
+    /// Show the steps and touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `netmesh destroy`.
+#[derive(Debug, Args)]
+pub struct Destroy {
+    /// Only this network; everything when left out.
+    pub network: Option<String>,
+    /// Show the steps and touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+}
+
+/// `netmesh dataplane`.
+#[derive(Debug, Subcommand)]
+pub enum Dataplane {
+    /// Load the programs for this namespace if need be and attach them to ports.
+    Attach {
+        /// A port; give it several times.
+        #[arg(long = "port", required = true, value_name = "DEV")]
+        ports: Vec<String>,
+        /// Where the program sits; by the port's kind when left out.
+        #[arg(long, value_enum)]
+        hook: Option<Hook>,
+        /// Which sources are believed.
+        #[arg(long, value_enum, default_value_t = SourcesArgument::Any)]
+        sources: SourcesArgument,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Detach ports; without any, everything: the kernel forwards alone.
+    Detach {
+        /// A port; give it several times.
+        #[arg(long = "port", value_name = "DEV")]
+        ports: Vec<String>,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show instances, ports, hooks, modes and their counters.
+    Status,
+}
+
+/// Where a program sits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hook {
+    /// XDP in the driver.
+    Xdp,
+    /// Generic XDP.
+    XdpGeneric,
+    /// TC ingress.
+    Tc,
+}
+
+/// Which sources a port believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SourcesArgument {
+    /// All.
+    Any,
+    /// Only prefixes that live behind the port.
+    Behind,
+    /// All but our own prefixes and martians.
+    External,
+}
+
+/// `netmesh route`.
+#[derive(Debug, Subcommand)]
+pub enum Route {
+    /// Every route, with its origin.
+    #[command(visible_alias = "show")]
+    List {
+        /// Only routes inside this prefix.
+        prefix: Option<IpNet>,
+    },
+    /// The longest match for an address.
+    Get {
+        /// The destination.
+        address: IpAddr,
+    },
+    /// Add a route; an equal one is fine, a different one is an error.
+    Add(RouteSpec),
+    /// Add a route or change it in place.
+    Replace(RouteSpec),
+    /// Remove a route.
+    #[command(visible_alias = "delete")]
+    Del {
+        /// The prefix.
+        prefix: IpNet,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// A route in `ip route`'s words: `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`.
+#[derive(Clone, Debug, Args)]
+pub struct RouteSpec {
+    /// [unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]
+    #[arg(required = true, num_args = 1.., value_name = "ROUTE")]
+    pub words: Vec<String>,
+    /// Show what would be done and touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `netmesh counters`.
+#[derive(Debug, Args)]
+pub struct Counters {
+    /// Only these prefixes, and those inside them.
+    pub prefixes: Vec<IpNet>,
+    /// Repeat every so many seconds.
+    #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub watch: Option<u64>,
+    /// Only the busiest N, by bytes.
+    #[arg(long, value_name = "N")]
+    pub top: Option<usize>,
+    /// Per port: why packets were dropped or left to the kernel.
+    #[arg(long)]
+    pub drops: bool,
+}
+
+/// `netmesh demo`.
+#[derive(Clone, Debug, Args)]
+pub struct Demo {
+    /// Leave everything standing, with hints on what to try.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove what a former `--keep` left standing.
+    #[arg(long, conflicts_with = "keep")]
+    pub clean: bool,
+}
+
+/// Which schema.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SchemaObject {
+    /// A user network.
+    #[default]
+    Network,
+    /// A node's own file, `node.toml`.
+    Node,
+}

@@ -1,0 +1,96 @@
+//! The configuration folder: `node.toml`, `networks/*.toml` or `*.json`, `keys/`.
+
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::exit::Failure;
+use crate::model::{self, Faults, Network, NodeConfig};
+
+/// What a command needs to find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Networks; the node's own file only if it is there.
+    Networks,
+    /// The node's own file too.
+    Node,
+}
+
+/// What the files say, checked as a whole.
+#[derive(Debug)]
+pub(super) struct Objects {
+    pub(super) networks: Vec<Network>,
+    pub(super) node: Option<NodeConfig>,
+}
+
+/// A file that is larger is no object of ours.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// Reads and checks all files; every fault of every file is reported at once.
+pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objects, Failure> {
+    let mut faults = Faults::default();
+    let mut networks = Vec::new();
+    let paths = if files.is_empty() { network_files(folder)? } else { files.to_vec() };
+    for path in &paths {
+        let name = path.display().to_string();
+        match model::parse_network(&name, &read(path)?) {
+            Ok(network) => networks.push(network),
+            Err(found) => faults.extend(found),
+        }
+    }
+    let node_file = folder.join("node.toml");
+    let node = match read(&node_file) {
+        Ok(text) => match model::parse_node(&node_file.display().to_string(), &text) {
+            Ok(node) => Some(node),
+            Err(found) => {
+                faults.extend(found);
+                None
+            }
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && need == Need::Networks => None,
+        Err(error) => return Err(Failure::rejected(error)),
+    };
+    if let Err(found) = model::check(&networks, node.as_ref()) {
+        faults.extend(found);
+    }
+    if faults.has_errors() { Err(Failure::rejected(faults)) } else { Ok(Objects { networks, node }) }
+}
+
+fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let networks = folder.join("networks");
+    let entries = match fs::read_dir(&networks) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Failure::rejected(named(&networks, &error))),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|error| named(&networks, &error))?.path();
+        let known = path.extension().is_some_and(|ext| ext == "toml" || ext == "json");
+        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if known && !hidden {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let file = fs::File::open(path).map_err(|error| named(path, &error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| named(path, &error))?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: larger than 1 MiB, which no object is", path.display()),
+        ));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: not UTF-8 text", path.display()))
+    })
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
