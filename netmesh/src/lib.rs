@@ -7,4 +7,5 @@
 //! cli ◄──────────────────────────── counters ◄────────── XDP / TC ◄─────────────────┘
 //! ```
 
+pub mod dataplane;
 pub mod plan;

@@ -3,5 +3,6 @@
 
 pub mod diff;
 pub mod digest;
+pub mod facts;
 pub mod state;
 pub mod step;

@@ -1,0 +1,173 @@
+//! Reading the counters: sums over CPUs, never accumulated here.
+
+use aya::maps::PerCpuValues;
+use ipnet::IpNet;
+use netmesh_common::table::{PortCounters, PrefixCounters, REASONS};
+use netmesh_common::verdict::{DropReason, PuntReason};
+use serde::Serialize;
+
+use super::fib::decode_prefix;
+use super::{Error, Instance};
+use crate::plan::facts::NamespaceFacts;
+
+/// Packets and bytes of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Flow {
+    /// Packets.
+    pub packets: u64,
+    /// IP bytes.
+    pub bytes: u64,
+}
+
+/// Both directions of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixRow {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Forwarded towards it.
+    pub to: Flow,
+    /// Forwarded from it.
+    pub from: Flow,
+}
+
+/// One reason and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ReasonRow {
+    /// Its name.
+    pub reason: &'static str,
+    /// Packets.
+    pub packets: u64,
+    /// What it means.
+    #[serde(skip)]
+    pub sentence: &'static str,
+}
+
+/// The counters of a port. `received` is the sum of all others but the bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PortCountersRow {
+    /// The device.
+    pub port: String,
+    /// Packets seen.
+    pub received: u64,
+    /// Handed to another device.
+    pub forwarded: Flow,
+    /// Could not be handed over.
+    pub redirect_failed: u64,
+    /// Left to the kernel, by reason.
+    pub punted: Vec<ReasonRow>,
+    /// Dropped, by reason.
+    pub dropped: Vec<ReasonRow>,
+}
+
+impl Instance {
+    /// The counters of every prefix that has one, in order.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn prefix_counters(&self) -> Result<Vec<PrefixRow>, Error> {
+        let mut rows = Vec::with_capacity(self.counter_ids.len());
+        for (key, id) in &self.counter_ids {
+            let Some(prefix) = decode_prefix(key) else {
+                continue;
+            };
+            let values = self
+                .maps
+                .prefix_counters
+                .get(id, 0)
+                .map_err(|source| Error::Map {
+                    map: "PREFIX_CNT",
+                    action: "read it",
+                    source,
+                })?;
+            let mut sum = PrefixCounters::default();
+            for value in values.iter() {
+                sum.to_packets += value.to_packets;
+                sum.to_bytes += value.to_bytes;
+                sum.from_packets += value.from_packets;
+                sum.from_bytes += value.from_bytes;
+            }
+            rows.push(PrefixRow {
+                prefix,
+                to: Flow {
+                    packets: sum.to_packets,
+                    bytes: sum.to_bytes,
+                },
+                from: Flow {
+                    packets: sum.from_packets,
+                    bytes: sum.from_bytes,
+                },
+            });
+        }
+        rows.sort_by_key(|row| row.prefix);
+        Ok(rows)
+    }
+
+    /// The counters of every attached port.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn port_counters(&self, facts: &NamespaceFacts) -> Result<Vec<PortCountersRow>, Error> {
+        let mut rows = Vec::new();
+        for row in self.ports(facts)? {
+            let values = self
+                .maps
+                .port_counters
+                .get(&row.slot, 0)
+                .map_err(|source| Error::Map {
+                    map: "PORT_CNT",
+                    action: "read it",
+                    source,
+                })?;
+            let sum = |field: &dyn Fn(&PortCounters) -> u64| values.iter().map(field).sum::<u64>();
+            let reasons =
+                |list: &[(usize, &'static str, &'static str)],
+                 field: &dyn Fn(&PortCounters) -> [u64; REASONS]| {
+                    list.iter()
+                        .map(|&(index, reason, sentence)| ReasonRow {
+                            reason,
+                            sentence,
+                            packets: values.iter().map(|value| field(value)[index]).sum(),
+                        })
+                        .filter(|row| row.packets > 0)
+                        .collect::<Vec<_>>()
+                };
+            let punts: Vec<_> = PuntReason::ALL
+                .iter()
+                .map(|reason| (reason.index() as usize, reason.name(), reason.sentence()))
+                .collect();
+            let drops: Vec<_> = DropReason::ALL
+                .iter()
+                .map(|reason| (reason.index() as usize, reason.name(), reason.sentence()))
+                .collect();
+            rows.push(PortCountersRow {
+                port: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
+                received: sum(&|value| value.received),
+                forwarded: Flow {
+                    packets: sum(&|value| value.forwarded),
+                    bytes: sum(&|value| value.forwarded_bytes),
+                },
+                redirect_failed: sum(&|value| value.redirect_failed),
+                punted: reasons(&punts, &|value| value.punted),
+                dropped: reasons(&drops, &|value| value.dropped),
+            });
+        }
+        rows.sort_by(|a, b| a.port.cmp(&b.port));
+        Ok(rows)
+    }
+
+    pub(super) fn set_port_counters(
+        &mut self,
+        slot: u32,
+        value: PortCounters,
+    ) -> Result<(), Error> {
+        let fail = |source| Error::Map {
+            map: "PORT_CNT",
+            action: "clear it",
+            source,
+        };
+        let values = self.maps.port_counters.get(&slot, 0).map_err(fail)?;
+        let cleared = PerCpuValues::try_from(vec![value; values.len()])
+            .map_err(|source| fail(aya::maps::MapError::IoError(source)))?;
+        self.maps.port_counters.set(slot, cleared, 0).map_err(fail)
+    }
+}

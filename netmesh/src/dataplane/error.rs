@@ -1,0 +1,117 @@
+//! What can go wrong in the data plane.
+
+use std::io;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use thiserror::Error;
+
+/// Why the data plane did not do what it was told.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// bpffs is not mounted and could not be.
+    #[error("no bpf file system at {path}; mount it: mount -t bpf bpf {path}")]
+    NoBpffs {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why mounting failed.
+        source: nix::Error,
+    },
+    /// A file operation on the pin folder.
+    #[error("{action} {path}")]
+    Pin {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The object did not load.
+    #[error("the programs do not load on this kernel ({kernel}): {tail}")]
+    Load {
+        /// Kernel release.
+        kernel: String,
+        /// The end of the verifier's log, or the loader's own words.
+        tail: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A map operation.
+    #[error("map {map}: cannot {action}")]
+    Map {
+        /// Name of the map.
+        map: &'static str,
+        /// What was being done.
+        action: &'static str,
+        /// The cause.
+        source: aya::maps::MapError,
+    },
+    /// A pinned map is not what this binary expects.
+    #[error(
+        "pinned map {map} has {field} {found}, this binary expects {expected}; detach with the \
+         version that made it, or remove {path}"
+    )]
+    Incompatible {
+        /// Name of the map.
+        map: &'static str,
+        /// Which property.
+        field: &'static str,
+        /// As found.
+        found: u64,
+        /// As expected.
+        expected: u64,
+        /// The pin.
+        path: PathBuf,
+    },
+    /// A table is full.
+    #[error("{table} is full ({capacity} entries); load the data plane with a larger capacity")]
+    Full {
+        /// Which.
+        table: &'static str,
+        /// Its size.
+        capacity: u64,
+    },
+    /// There is no such device in the namespace.
+    #[error("no device {name} in this namespace; there are {known}")]
+    NoDevice {
+        /// Asked for.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// XDP on a device that cannot have it.
+    #[error("{name} has no Ethernet header; XDP cannot be attached to it, use --hook tc")]
+    NoXdp {
+        /// The device.
+        name: String,
+    },
+    /// Attaching failed.
+    #[error("cannot attach {hook} to {name}{remedy}")]
+    Attach {
+        /// The hook.
+        hook: &'static str,
+        /// The device.
+        name: String,
+        /// What to do, where it is known.
+        remedy: &'static str,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A route that is not there.
+    #[error("no route {prefix} of origin {origin}; `netmesh route list` shows what there is")]
+    NoRoute {
+        /// The prefix.
+        prefix: IpNet,
+        /// The origin.
+        origin: &'static str,
+    },
+    /// The kernel's type information.
+    #[error("the kernel's BTF does not describe {what}: neighbours cannot be followed")]
+    Btf {
+        /// Which field.
+        what: &'static str,
+        /// The cause.
+        source: io::Error,
+    },
+}

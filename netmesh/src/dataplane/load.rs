@@ -1,0 +1,94 @@
+//! Programs and maps into the kernel.
+
+use std::fs;
+
+use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
+use aya::{Btf, Ebpf, EbpfLoader};
+
+use super::pin::{Folder, NamespaceId};
+use super::{Error, kernel_layout, maps};
+
+/// The object built from `netmesh-ebpf`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
+
+/// The neighbour follower: program and the tracepoint it sits on.
+const FOLLOWERS: [(&str, &str); 3] = [
+    ("neigh_update_done", "neigh_update_done"),
+    ("neigh_timer_handler", "neigh_timer_handler"),
+    ("neigh_cleanup", "neigh_cleanup_and_release"),
+];
+
+/// Loads everything, attaches the follower, pins it all into `folder`.
+pub(super) fn load(folder: &Folder, namespace: NamespaceId) -> Result<(), Error> {
+    let layout = kernel_layout::read(namespace.inode)?;
+    let mut ebpf = EbpfLoader::new()
+        .override_global("NEIGHBOUR_LAYOUT", &layout, true)
+        .load(OBJECT)
+        .map_err(refused)?;
+
+    for name in maps::NAMES {
+        let map = ebpf.map(name).ok_or_else(|| missing(name))?;
+        map.pin(folder.map(name)).map_err(refused)?;
+    }
+    for name in ["netmesh_xdp", "netmesh_pass"] {
+        let program: &mut Xdp = program(&mut ebpf, name)?;
+        program.load().map_err(refused)?;
+        program.pin(folder.program(name)).map_err(refused)?;
+    }
+    let program_tc: &mut SchedClassifier = program(&mut ebpf, "netmesh_tc")?;
+    program_tc.load().map_err(refused)?;
+    program_tc
+        .pin(folder.program("netmesh_tc"))
+        .map_err(refused)?;
+
+    let btf = Btf::from_sys_fs().map_err(refused)?;
+    for (name, tracepoint) in FOLLOWERS {
+        let follower: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        follower.load(tracepoint, &btf).map_err(refused)?;
+        let link = follower.attach().map_err(refused)?;
+        let link: FdLink = follower.take_link(link).map_err(refused)?.into();
+        link.pin(folder.links().join(name)).map_err(refused)?;
+    }
+    Ok(())
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    ebpf.program_mut(name)
+        .ok_or_else(|| missing(name))?
+        .try_into()
+        .map_err(refused)
+}
+
+fn missing(name: &'static str) -> Error {
+    refused(std::io::Error::new(
+        std::io::ErrorKind::NotFound,
+        format!("the embedded object has no {name}"),
+    ))
+}
+
+/// The kernel's words, at most the last twenty lines: that is where the verifier says why.
+fn refused(source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    let mut text = source.to_string();
+    let mut cause = source.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = lines[lines.len().saturating_sub(20)..].join("\n");
+    Error::Load {
+        kernel: release(),
+        tail,
+        source: Box::new(source),
+    }
+}
+
+fn release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease")
+        .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned())
+}
