@@ -8,4 +8,5 @@
 //! ```
 
 pub mod dataplane;
+pub mod kernel;
 pub mod plan;

@@ -1,0 +1,15 @@
+//! The kernel's networking: observed and changed through netlink, one object kind a file.
+//! No decisions are made here.
+
+pub mod apply;
+mod error;
+pub mod ethtool;
+mod link;
+mod netlink;
+pub mod netns;
+pub mod observe;
+pub mod snmp;
+mod sysctl;
+
+pub use error::Error;
+pub use netlink::Kernel;

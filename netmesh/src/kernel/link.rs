@@ -1,0 +1,102 @@
+//! Links as the kernel lists them.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+
+use super::{Error, Kernel};
+use crate::plan::state::Namespace;
+
+/// One link, raw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RawLink {
+    pub(super) ifindex: u32,
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) alias: Option<String>,
+    pub(super) mtu: u32,
+    pub(super) master: Option<u32>,
+    /// Index of the device below it, or of the other end of a veth.
+    pub(super) lower: Option<u32>,
+    /// Link-layer address, only where frames have a link-layer header.
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) up: bool,
+}
+
+impl Kernel {
+    /// Every link of a namespace.
+    pub(super) async fn links(&mut self, namespace: &Namespace) -> Result<Vec<RawLink>, Error> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let answers = self.dump(namespace, "links", request).await?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(message) => Some(parse(message)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// One link by name.
+    pub(super) async fn link(
+        &mut self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<RawLink, Error> {
+        let links = self.links(namespace).await?;
+        let known = || {
+            links
+                .iter()
+                .map(|link| link.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        links
+            .iter()
+            .find(|link| link.name == name)
+            .cloned()
+            .ok_or_else(|| Error::NoLink {
+                name: name.to_owned(),
+                namespace: namespace.clone(),
+                known: known(),
+            })
+    }
+}
+
+fn parse(message: LinkMessage) -> RawLink {
+    let ethernet = matches!(
+        message.header.link_layer_type,
+        LinkLayerType::Ether | LinkLayerType::Loopback
+    );
+    let mut link = RawLink {
+        ifindex: message.header.index,
+        up: message
+            .header
+            .flags
+            .contains(netlink_packet_route::link::LinkFlags::Up),
+        ..RawLink::default()
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::IfAlias(alias) if !alias.is_empty() => link.alias = Some(alias),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Link(lower) => link.lower = Some(lower),
+            LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.try_into().ok(),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = kind_name(&kind);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    link
+}
+
+/// The kernel's own word for a kind.
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}

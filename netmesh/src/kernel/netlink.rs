@@ -1,0 +1,97 @@
+//! One netlink socket a namespace, opened inside it and kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use rtnetlink::Handle;
+
+use super::{Error, netns};
+use crate::plan::state::Namespace;
+
+/// The kernel dump was interrupted by a change (`NLM_F_DUMP_INTR`).
+const DUMP_INTERRUPTED: u16 = 0x10;
+
+/// A dump that is interrupted this often is given up.
+const ATTEMPTS: u32 = 30;
+
+/// Netlink access to the node's namespace and all of its resources'.
+///
+/// A socket stays bound to the namespace in which it was opened. Requests on one handle are
+/// serialised by its connection task; dumps on one socket never overlap because every caller
+/// awaits the end of its own.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    handles: BTreeMap<Namespace, Handle>,
+}
+
+impl Kernel {
+    /// The handle for a namespace, opened on first use.
+    ///
+    /// # Errors
+    /// When the namespace is not there or the socket cannot be opened.
+    pub(super) fn handle(&mut self, namespace: &Namespace) -> Result<Handle, Error> {
+        if let Some(handle) = self.handles.get(namespace) {
+            return Ok(handle.clone());
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let opened = netns::run_in(namespace, || {
+            let _guard = runtime.enter();
+            rtnetlink::new_connection()
+        })?;
+        let (connection, handle, _) = opened.map_err(|source| Error::File {
+            action: "cannot open a netlink socket in",
+            path: netns::path(namespace),
+            source,
+        })?;
+        tokio::spawn(connection);
+        self.handles.insert(namespace.clone(), handle.clone());
+        Ok(handle)
+    }
+
+    /// Forgets the socket of a namespace that goes away.
+    pub(super) fn forget(&mut self, namespace: &Namespace) {
+        self.handles.remove(namespace);
+    }
+
+    /// A whole, consistent dump: one that was interrupted is taken again, never used.
+    pub(super) async fn dump(
+        &mut self,
+        namespace: &Namespace,
+        what: &'static str,
+        request: RouteNetlinkMessage,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut handle = self.handle(namespace)?;
+        for attempt in 0..ATTEMPTS {
+            let mut message = NetlinkMessage::from(request.clone());
+            message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+            let refused = |source| Error::Refused {
+                what: format!("dump of {what} in {namespace}"),
+                source,
+            };
+            let mut answers = handle.request(message).map_err(refused)?;
+            let mut found = Vec::new();
+            let mut interrupted = false;
+            while let Some(answer) = answers.next().await {
+                interrupted |= answer.header.flags & DUMP_INTERRUPTED != 0;
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                    NetlinkPayload::Error(error) if error.code.is_some() => {
+                        return Err(refused(rtnetlink::Error::NetlinkError(error)));
+                    }
+                    _ => {}
+                }
+            }
+            if !interrupted {
+                return Ok(found);
+            }
+            tokio::time::sleep(Duration::from_millis(u64::from(attempt.min(10)))).await;
+        }
+        Err(Error::Unstable {
+            what,
+            namespace: namespace.clone(),
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Network namespaces: made and named as `ip netns` does, entered only by threads of their own.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use super::Error;
+use crate::plan::state::Namespace;
+
+/// Where named namespaces are.
+pub const FOLDER: &str = "/run/netns";
+
+const SELF: &str = "/proc/thread-self/ns/net";
+
+/// The file of a namespace; the node's is the one this process lives in.
+#[must_use]
+pub fn path(namespace: &Namespace) -> PathBuf {
+    match namespace {
+        Namespace::Node => PathBuf::from("/proc/self/ns/net"),
+        Namespace::Named(name) => Path::new(FOLDER).join(name),
+    }
+}
+
+/// Opens a namespace.
+///
+/// # Errors
+/// When it is not there.
+pub fn open(namespace: &Namespace) -> Result<File, Error> {
+    let path = path(namespace);
+    File::open(&path).map_err(|source| Error::NoNamespace {
+        namespace: namespace.clone(),
+        path,
+        source,
+    })
+}
+
+/// Makes this process live in another namespace: it plays the node that is that namespace. Must
+/// be called before any thread is started.
+///
+/// # Errors
+/// When the namespace is not there or may not be entered.
+pub fn enter(name: &str) -> Result<(), Error> {
+    let namespace = Namespace::Named(name.to_owned());
+    let path = if name.contains('/') {
+        PathBuf::from(name)
+    } else {
+        path(&namespace)
+    };
+    let file = File::open(&path).map_err(|source| Error::NoNamespace {
+        namespace: namespace.clone(),
+        path,
+        source,
+    })?;
+    setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|source| Error::Namespace {
+        action: "enter",
+        namespace,
+        source,
+    })
+}
+
+/// Runs `work` on a thread of its own inside a namespace. The thread ends with the work, so no
+/// other task ever finds itself in a foreign namespace.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub fn run_in<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let file = open(namespace)?;
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|source| Error::Namespace {
+                action: "enter",
+                namespace: namespace.clone(),
+                source,
+            })?;
+            Ok(work())
+        });
+        thread
+            .join()
+            .map_err(|_| Error::Thread(namespace.clone()))?
+    })
+}
+
+/// What names a namespace for the data plane.
+///
+/// # Errors
+/// When it is not there.
+pub fn identity(namespace: &Namespace) -> Result<(u64, u32), Error> {
+    let inode = open(namespace)?
+        .metadata()
+        .map_err(|source| Error::NoNamespace {
+            namespace: namespace.clone(),
+            path: path(namespace),
+            source,
+        })?
+        .ino();
+    let cookie = run_in(namespace, cookie)?.map_err(|source| Error::Namespace {
+        action: "identify",
+        namespace: namespace.clone(),
+        source,
+    })?;
+    Ok((cookie, inode as u32))
+}
+
+/// `SO_NETNS_COOKIE` of the calling thread's namespace: unique until the next boot.
+fn cookie() -> Result<u64, nix::Error> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to live variables of the sizes the option asks for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    nix::Error::result(result).map(|_| cookie)
+}
+
+/// Names of all named namespaces, in order.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list() -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(FOLDER) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => {
+            return Err(Error::File {
+                action: "cannot read",
+                path: FOLDER.into(),
+                source,
+            });
+        }
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    Ok(names)
+}
+
+/// Makes a named namespace the way `ip netns add` does.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn add(namespace: &Namespace) -> Result<(), Error> {
+    let path = path(namespace);
+    let fail = |action| {
+        let namespace = namespace.clone();
+        move |source| Error::Namespace {
+            action,
+            namespace,
+            source,
+        }
+    };
+    share_folder().map_err(fail("share the folder of"))?;
+    match File::create_new(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(Error::File {
+                action: "cannot make",
+                path,
+                source: error,
+            });
+        }
+        _ => {}
+    }
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(fail("make"))?;
+            mount(
+                Some(SELF),
+                &path,
+                None::<&str>,
+                MsFlags::MS_BIND,
+                None::<&str>,
+            )
+            .map_err(fail("name"))
+        });
+        thread
+            .join()
+            .map_err(|_| Error::Thread(namespace.clone()))?
+    })
+}
+
+/// Removes the name of a namespace; it goes when nothing lives in it any more.
+///
+/// # Errors
+/// When it cannot be removed. One that is not there is fine.
+pub fn delete(namespace: &Namespace) -> Result<(), Error> {
+    let path = path(namespace);
+    // A plain file left by a crash is no mount point.
+    let _ = umount2(&path, MntFlags::MNT_DETACH);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::File {
+            action: "cannot remove",
+            path,
+            source: error,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A file that is no namespace: a crash came between its creation and the mount.
+#[must_use]
+pub fn is_stub(namespace: &Namespace) -> bool {
+    use nix::sys::statfs::{NSFS_MAGIC, statfs};
+    statfs(&path(namespace)).is_ok_and(|stat| stat.filesystem_type() != NSFS_MAGIC)
+}
+
+/// Mounts made in the folder must be seen in every mount namespace, as iproute2 does it.
+fn share_folder() -> Result<(), nix::Error> {
+    fs::create_dir_all(FOLDER)
+        .map_err(|error| nix::Error::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let share = || {
+        let flags = MsFlags::MS_SHARED | MsFlags::MS_REC;
+        mount(Some(""), FOLDER, Some("none"), flags, None::<&str>)
+    };
+    match share() {
+        Err(nix::Error::EINVAL) => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(FOLDER), FOLDER, Some("none"), flags, None::<&str>)?;
+            share()
+        }
+        other => other,
+    }
+}

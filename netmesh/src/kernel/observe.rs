@@ -1,0 +1,424 @@
+//! The kernel as it is, in the plan's words: what is ours, and the facts the plan needs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::link::RawLink;
+use super::{Error, Kernel, netns, sysctl};
+use crate::plan::facts::{Device, NamespaceFacts};
+use crate::plan::state::{
+    ALIAS_PREFIX, Address, Link, LinkKind, LinkName, Namespace, NamespaceState, Neighbour,
+    ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
+};
+
+/// The metric the kernel gives an IPv6 route that names none (`IP6_RT_PRIO_USER`).
+const DEFAULT_METRIC_V6: u32 = 1024;
+
+/// What to look for beyond what carries our mark.
+#[derive(Clone, Debug, Default)]
+pub struct Query {
+    /// The node's name: marks its namespaces.
+    pub node: String,
+    /// Sysctls of interest, by namespace.
+    pub sysctls: BTreeMap<Namespace, BTreeSet<String>>,
+    /// Foreign links of the node's namespace that the plan relies on.
+    pub foreign: BTreeSet<LinkName>,
+    /// Addresses on those links that are ours by derivation.
+    pub derived: BTreeSet<Address>,
+    /// Prefix of the names of namespaces we make.
+    pub namespace_prefix: String,
+}
+
+/// The alias of a namespace's loopback that marks it as a node's.
+#[must_use]
+pub fn mark(node: &str) -> String {
+    format!("{ALIAS_PREFIX}node={node}")
+}
+
+/// `ifalias` suffix of a device that was moved in.
+pub const MOVED: &str = " moved";
+
+impl Kernel {
+    /// Everything of ours on the node, except what the WireGuard and data plane rooms know.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn observe(&mut self, query: &Query) -> Result<State, Error> {
+        let mut raw = BTreeMap::new();
+        raw.insert(Namespace::Node, self.links(&Namespace::Node).await?);
+        for name in netns::list()? {
+            let namespace = Namespace::Named(name.clone());
+            if !name.starts_with(&query.namespace_prefix) || netns::is_stub(&namespace) {
+                continue;
+            }
+            let links = self.links(&namespace).await?;
+            let mark = mark(&query.node);
+            if links
+                .iter()
+                .any(|link| link.name == "lo" && link.alias.as_ref() == Some(&mark))
+            {
+                raw.insert(namespace, links);
+            }
+        }
+        let mut state = State::default();
+        for (namespace, links) in &raw {
+            let seen = self.observe_one(namespace, links, &raw, query).await?;
+            state.namespaces.insert(namespace.clone(), seen);
+        }
+        Ok(state)
+    }
+
+    async fn observe_one(
+        &mut self,
+        namespace: &Namespace,
+        links: &[RawLink],
+        all: &BTreeMap<Namespace, Vec<RawLink>>,
+        query: &Query,
+    ) -> Result<NamespaceState, Error> {
+        let names: BTreeMap<u32, &str> = links
+            .iter()
+            .map(|link| (link.ifindex, link.name.as_str()))
+            .collect();
+        let mut state = NamespaceState::default();
+        for link in links {
+            let ours = link
+                .alias
+                .as_ref()
+                .is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
+            let foreign = *namespace == Namespace::Node && query.foreign.contains(&link.name);
+            if link.name == "lo" || !(ours || foreign) {
+                continue;
+            }
+            state.links.insert(
+                link.name.clone(),
+                Link {
+                    kind: if ours {
+                        kind(namespace, link, all)
+                    } else {
+                        LinkKind::Foreign
+                    },
+                    alias: link.alias.clone().filter(|_| ours),
+                    mtu: Some(link.mtu).filter(|_| ours),
+                    master: link
+                        .master
+                        .and_then(|master| names.get(&master))
+                        .filter(|_| ours)
+                        .map(|name| (*name).to_owned()),
+                },
+            );
+        }
+        state.addresses = self.our_addresses(namespace, &names, &state, query).await?;
+        state.routes = self.our_routes(namespace, &names).await?;
+        state.neighbours = self.managed(namespace, &names).await?;
+        let mut paths = query.sysctls.get(namespace).cloned().unwrap_or_default();
+        if *namespace == Namespace::Node {
+            // Those we changed earlier, also when nothing asks for them any more.
+            paths.extend(sysctl::record()?.into_keys());
+        }
+        for path in paths {
+            if let Some(value) = sysctl::read(namespace, &path)? {
+                state.sysctls.insert(path, value);
+            }
+        }
+        Ok(state)
+    }
+
+    async fn our_addresses(
+        &mut self,
+        namespace: &Namespace,
+        names: &BTreeMap<u32, &str>,
+        state: &NamespaceState,
+        query: &Query,
+    ) -> Result<BTreeSet<Address>, Error> {
+        let mut found = BTreeSet::new();
+        for address in self.raw_addresses(namespace).await? {
+            let Some(link) = names.get(&address.ifindex) else {
+                continue;
+            };
+            let candidate = Address {
+                link: (*link).to_owned(),
+                address: address.net,
+            };
+            let ours = match state.links.get(*link).map(|link| &link.kind) {
+                Some(LinkKind::Foreign) => query.derived.contains(&candidate),
+                // A link-local that the kernel made up by itself was not added without DAD.
+                Some(_) => !address.link_local || address.nodad,
+                None => false,
+            };
+            if ours {
+                found.insert(candidate);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn our_routes(
+        &mut self,
+        namespace: &Namespace,
+        names: &BTreeMap<u32, &str>,
+    ) -> Result<BTreeMap<RouteKey, Route>, Error> {
+        let mut found = BTreeMap::new();
+        for family in [AddressFamily::Inet6, AddressFamily::Inet] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let request = RouteNetlinkMessage::GetRoute(request);
+            for answer in self.dump(namespace, "routes", request).await? {
+                if let RouteNetlinkMessage::NewRoute(message) = answer
+                    && message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
+                    && message.header.table == RouteHeader::RT_TABLE_MAIN
+                    && let Some((key, route)) = parse_route(&message, names)
+                {
+                    found.insert(key, route);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn managed(
+        &mut self,
+        namespace: &Namespace,
+        names: &BTreeMap<u32, &str>,
+    ) -> Result<BTreeSet<Neighbour>, Error> {
+        let mut found = BTreeSet::new();
+        for message in self.raw_neighbours(namespace).await? {
+            let managed = message.attributes.iter().any(|attribute| {
+                matches!(attribute, NeighbourAttribute::ExtFlags(flags)
+                    if flags.contains(NeighbourExtFlags::Managed))
+            });
+            if let (true, Some(address), Some(link)) = (
+                managed,
+                destination(&message),
+                names.get(&message.header.ifindex),
+            ) {
+                found.insert(Neighbour {
+                    link: (*link).to_owned(),
+                    address,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Devices, usable neighbours and addresses of a namespace.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn facts(&mut self, namespace: &Namespace) -> Result<NamespaceFacts, Error> {
+        let mut facts = NamespaceFacts::default();
+        for link in self.links(namespace).await? {
+            facts.devices.insert(
+                link.name,
+                Device {
+                    ifindex: link.ifindex,
+                    mac: link.mac,
+                    mtu: link.mtu,
+                    kind: link.kind,
+                    up: link.up,
+                },
+            );
+        }
+        for address in self.raw_addresses(namespace).await? {
+            facts.addresses.insert((address.ifindex, address.net));
+        }
+        for message in self.raw_neighbours(namespace).await? {
+            let usable = matches!(
+                message.header.state,
+                NeighbourState::Reachable
+                    | NeighbourState::Stale
+                    | NeighbourState::Delay
+                    | NeighbourState::Probe
+                    | NeighbourState::Permanent
+            );
+            let mac = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    NeighbourAttribute::LinkLayerAddress(bytes) => bytes.as_slice().try_into().ok(),
+                    _ => None,
+                });
+            if let (true, Some(address), Some(mac)) = (usable, destination(&message), mac) {
+                facts
+                    .neighbours
+                    .insert((message.header.ifindex, address), mac);
+            }
+        }
+        Ok(facts)
+    }
+
+    async fn raw_addresses(&mut self, namespace: &Namespace) -> Result<Vec<RawAddress>, Error> {
+        let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let answers = self.dump(namespace, "addresses", request).await?;
+        Ok(answers
+            .into_iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewAddress(message) => parse_address(&message),
+                _ => None,
+            })
+            .collect())
+    }
+
+    async fn raw_neighbours(
+        &mut self,
+        namespace: &Namespace,
+    ) -> Result<Vec<NeighbourMessage>, Error> {
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet6, AddressFamily::Inet] {
+            let mut request = NeighbourMessage::default();
+            request.header.family = family;
+            let request = RouteNetlinkMessage::GetNeighbour(request);
+            let answers = self.dump(namespace, "neighbours", request).await?;
+            found.extend(answers.into_iter().filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewNeighbour(message) => Some(message),
+                _ => None,
+            }));
+        }
+        Ok(found)
+    }
+}
+
+struct RawAddress {
+    ifindex: u32,
+    net: IpNet,
+    link_local: bool,
+    nodad: bool,
+}
+
+fn parse_address(message: &AddressMessage) -> Option<RawAddress> {
+    let mut address = None;
+    let mut local = None;
+    let mut flags = AddressFlags::empty();
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Address(found) => address = Some(*found),
+            AddressAttribute::Local(found) => local = Some(*found),
+            AddressAttribute::Flags(found) => flags = *found,
+            _ => {}
+        }
+    }
+    // Of a point-to-point address `Local` is ours and `Address` the other end's.
+    let address = local.or(address)?;
+    Some(RawAddress {
+        ifindex: message.header.index,
+        net: IpNet::new(address, message.header.prefix_len).ok()?,
+        link_local: matches!(address, IpAddr::V6(a) if a.segments()[0] & 0xffc0 == 0xfe80),
+        nodad: flags.contains(AddressFlags::Nodad),
+    })
+}
+
+fn parse_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<(RouteKey, Route)> {
+    let mut destination = None;
+    let mut gateway = None;
+    let mut link = None;
+    let mut source = None;
+    let mut metric = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address),
+            RouteAttribute::Gateway(address) => gateway = ip(address),
+            RouteAttribute::Oif(index) => link = names.get(index).map(|name| (*name).to_owned()),
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            RouteAttribute::Priority(priority) => metric = Some(*priority),
+            _ => {}
+        }
+    }
+    let v6 = message.header.address_family == AddressFamily::Inet6;
+    let unspecified = if v6 {
+        IpAddr::from([0; 16])
+    } else {
+        IpAddr::from([0; 4])
+    };
+    let length = message.header.destination_prefix_length;
+    let destination = IpNet::new(destination.unwrap_or(unspecified), length).ok()?;
+    let action = match message.header.kind {
+        RouteType::Unicast => RouteAction::Via {
+            gateway,
+            link: link?,
+        },
+        RouteType::Unreachable => RouteAction::Unreachable,
+        RouteType::Prohibit => RouteAction::Prohibit,
+        RouteType::BlackHole => RouteAction::Blackhole,
+        _ => return None,
+    };
+    let metric = metric.filter(|metric| !v6 || *metric != DEFAULT_METRIC_V6);
+    Some((
+        RouteKey {
+            destination,
+            metric,
+        },
+        Route { action, source },
+    ))
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
+        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
+        _ => None,
+    }
+}
+
+fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(a)) => Some(IpAddr::V6(*a)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(a)) => Some(IpAddr::V4(*a)),
+            _ => None,
+        })
+}
+
+/// The kind of a link of ours; what lies behind an index is looked up where it lives.
+fn kind(
+    namespace: &Namespace,
+    link: &RawLink,
+    all: &BTreeMap<Namespace, Vec<RawLink>>,
+) -> LinkKind {
+    if link
+        .alias
+        .as_ref()
+        .is_some_and(|alias| alias.ends_with(MOVED))
+    {
+        return LinkKind::Moved;
+    }
+    match link.kind.as_str() {
+        "bridge" => LinkKind::Bridge,
+        "wireguard" | "tun" => LinkKind::Wireguard,
+        "macvlan" => LinkKind::Macvlan {
+            parent: all
+                .get(&Namespace::Node)
+                .and_then(|links| links.iter().find(|other| Some(other.ifindex) == link.lower))
+                .map_or_else(|| "?".to_owned(), |parent| parent.name.clone()),
+        },
+        "veth" => all
+            .iter()
+            .filter(|(other, _)| *other != namespace)
+            .find_map(|(other, links)| {
+                let peer = links.iter().find(|peer| {
+                    peer.kind == "veth"
+                        && Some(peer.ifindex) == link.lower
+                        && peer.lower == Some(link.ifindex)
+                })?;
+                Some(LinkKind::Veth {
+                    peer: peer.name.clone(),
+                    peer_namespace: other.clone(),
+                })
+            })
+            .unwrap_or(LinkKind::Veth {
+                peer: "?".to_owned(),
+                peer_namespace: Namespace::Node,
+            }),
+        _ => LinkKind::Moved,
+    }
+}

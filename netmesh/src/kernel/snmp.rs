@@ -1,0 +1,49 @@
+//! The kernel's own forwarding counters of a namespace.
+
+use std::fs;
+
+use super::{Error, netns};
+use crate::plan::state::Namespace;
+
+/// Packets the kernel itself forwarded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelForwarded {
+    /// `Ip6OutForwDatagrams` of `/proc/net/snmp6`.
+    pub ipv6: u64,
+    /// `ForwDatagrams` of `/proc/net/snmp`.
+    pub ipv4: u64,
+}
+
+/// Reads them.
+///
+/// # Errors
+/// When the namespace is not there.
+pub fn forwarded(namespace: &Namespace) -> Result<KernelForwarded, Error> {
+    let read = |file: &'static str| {
+        netns::run_in(namespace, || fs::read_to_string(file))?.map_err(|source| Error::File {
+            action: "cannot read",
+            path: file.into(),
+            source,
+        })
+    };
+    let ipv6 = read("/proc/thread-self/net/snmp6")?
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("Ip6OutForwDatagrams")?
+                .trim()
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0);
+    let text = read("/proc/thread-self/net/snmp")?;
+    let mut rows = text.lines().filter(|line| line.starts_with("Ip:"));
+    let ipv4 = match (rows.next(), rows.next()) {
+        (Some(names), Some(values)) => names
+            .split_whitespace()
+            .zip(values.split_whitespace())
+            .find_map(|(name, value)| (name == "ForwDatagrams").then(|| value.parse().ok())?)
+            .unwrap_or(0),
+        _ => 0,
+    };
+    Ok(KernelForwarded { ipv6, ipv4 })
+}
