@@ -10,3 +10,4 @@
 pub mod dataplane;
 pub mod kernel;
 pub mod plan;
+pub mod wireguard;
