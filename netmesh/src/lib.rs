@@ -9,5 +9,6 @@
 
 pub mod dataplane;
 pub mod kernel;
+pub mod model;
 pub mod plan;
 pub mod wireguard;
