@@ -23,15 +23,15 @@ const BURST: u32 = 10;
 const TRANSFER: usize = 1 << 20;
 
 /// A group of checks.
-type Group<'a, W> = fn(&Lab, &mut Report<'a, W>) -> anyhow::Result<()>;
+type Group<W> = fn(&Lab, &mut Report<'_, W>) -> anyhow::Result<()>;
 
 /// Runs all checks.
-pub(super) fn run<'a, W: Write>(
+pub(super) fn run<W: Write>(
     lab: &Lab,
-    report: &mut Report<'a, W>,
+    report: &mut Report<'_, W>,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
-    let groups: [Group<'a, W>; 8] = [
+    let groups: [Group<W>; 8] = [
         apply,
         meet,
         outward,
