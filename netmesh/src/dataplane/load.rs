@@ -6,6 +6,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use super::instance::Capacity;
 use super::pin::{Folder, NamespaceId};
 use super::{Error, kernel_layout, maps};
 
@@ -13,17 +14,27 @@ use super::{Error, kernel_layout, maps};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
 /// The neighbour follower: program and the tracepoint it sits on.
-const FOLLOWERS: [(&str, &str); 3] = [
+pub(super) const FOLLOWERS: [(&str, &str); 3] = [
     ("neigh_update_done", "neigh_update_done"),
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
 ];
 
 /// Loads everything, attaches the follower, pins it all into `folder`.
-pub(super) fn load(folder: &Folder, namespace: NamespaceId) -> Result<(), Error> {
-    let layout = kernel_layout::read(namespace.inode)?;
+pub(super) fn load(
+    folder: &Folder,
+    namespace: NamespaceId,
+    capacity: Capacity,
+) -> Result<(), Error> {
+    let layout = kernel_layout::read(namespace.inode);
+    let known = layout.as_ref().copied().unwrap_or_default();
     let mut ebpf = EbpfLoader::new()
-        .override_global("NEIGHBOUR_LAYOUT", &layout, true)
+        .override_global("NEIGHBOUR_LAYOUT", &known, true)
+        .map_max_entries("FIB6", capacity.routes)
+        .map_max_entries("FIB4", capacity.routes)
+        .map_max_entries("RIB", capacity.routes.saturating_mul(2))
+        .map_max_entries("PREFIX_CNT", capacity.counters)
+        .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
         .load(OBJECT)
         .map_err(refused)?;
 
@@ -42,12 +53,25 @@ pub(super) fn load(folder: &Folder, namespace: NamespaceId) -> Result<(), Error>
         .pin(folder.program("netmesh_tc"))
         .map_err(refused)?;
 
+    // Without the follower the data plane works, and says so.
+    if let Err(error) = layout.map(drop).and_then(|()| follow(&mut ebpf, folder)) {
+        tracing::warn!(instance = folder.name, %error, "neighbours are not followed");
+    }
+    Ok(())
+}
+
+/// All of the follower, or none of it.
+fn follow(ebpf: &mut Ebpf, folder: &Folder) -> Result<(), Error> {
     let btf = Btf::from_sys_fs().map_err(refused)?;
+    let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
-        let follower: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        let follower: &mut BtfTracePoint = program(ebpf, name)?;
         follower.load(tracepoint, &btf).map_err(refused)?;
         let link = follower.attach().map_err(refused)?;
         let link: FdLink = follower.take_link(link).map_err(refused)?.into();
+        links.push((name, link));
+    }
+    for (name, link) in links {
         link.pin(folder.links().join(name)).map_err(refused)?;
     }
     Ok(())

@@ -100,10 +100,7 @@ impl Kernel {
             });
         }
         let lo = self.link(namespace, "lo").await?.ifindex;
-        let message = LinkUnspec::new_with_index(lo)
-            .alias(mark)
-            .up()
-            .build();
+        let message = LinkUnspec::new_with_index(lo).alias(mark).up().build();
         self.change_link(namespace, "lo", message).await
     }
 
