@@ -26,7 +26,6 @@ use follow::Event;
 /// Every frame of an Ethernet port.
 #[xdp(frags)]
 pub fn netmesh_xdp(context: XdpContext) -> u32 {
-    maps::keep();
     xdp::run(&context)
 }
 
@@ -34,6 +33,7 @@ pub fn netmesh_xdp(context: XdpContext) -> u32 {
 /// redirected to it are lost.
 #[xdp(frags)]
 pub fn netmesh_pass(_context: XdpContext) -> u32 {
+    maps::keep();
     xdp_action::XDP_PASS
 }
 

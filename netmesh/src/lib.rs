@@ -7,6 +7,11 @@
 //! cli ◄──────────────────────────── counters ◄────────── XDP / TC ◄─────────────────┘
 //! ```
 
+pub mod cli;
 pub mod dataplane;
+pub mod demo;
 pub mod kernel;
+pub mod model;
 pub mod plan;
+pub mod reconcile;
+pub mod wireguard;

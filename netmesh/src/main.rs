@@ -1,3 +1,7 @@
 //! The `netmesh` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    netmesh::cli::main()
+}

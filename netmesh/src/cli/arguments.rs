@@ -45,7 +45,13 @@ pub struct Global {
     #[arg(short, long, global = true)]
     pub brief: bool,
     /// Folder with node.toml, networks/ and keys/.
-    #[arg(long, global = true, value_name = "DIR", default_value = "/etc/netmesh", env = "NETMESH_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/etc/netmesh",
+        env = "NETMESH_CONFIG"
+    )]
     pub config: PathBuf,
     /// Act as the node that lives in this network namespace (a name below /run/netns, or a path).
     #[arg(short, long, global = true, value_name = "NAME")]
@@ -65,43 +71,60 @@ pub struct Global {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show the node: problems first, then networks, tunnels, data plane, neighbours.
-    #[command(after_help = "Examples:\n  netmesh status\n  netmesh status --check ready && echo up")]
+    #[command(
+        after_help = "Examples:\n  netmesh status\n  netmesh status --check ready && echo up"
+    )]
     Status(Status),
     /// Make a key pair, or print a public key. The private key stays in its file.
-    #[command(after_help = "Examples:\n  netmesh key gen alice/gw     prints the public key for the object file\n  netmesh key pub alice/gw")]
+    #[command(
+        after_help = "Examples:\n  netmesh key gen alice/gw     prints the public key for the object file\n  netmesh key pub alice/gw"
+    )]
     Key {
         /// What to do with the key.
         #[command(subcommand)]
         command: Key,
     },
     /// Parse, derive and validate objects; needs no privileges and touches nothing.
-    #[command(after_help = "Examples:\n  netmesh check networks/*.toml\n  netmesh check alice.toml --print")]
+    #[command(
+        after_help = "Examples:\n  netmesh check networks/*.toml\n  netmesh check alice.toml --print"
+    )]
     Check(Check),
     /// Show the ordered steps `apply` would take.
-    #[command(after_help = "Examples:\n  netmesh plan\n  netmesh plan --exit-code || echo drift\n  netmesh plan --digest")]
+    #[command(
+        after_help = "Examples:\n  netmesh plan\n  netmesh plan --exit-code || echo drift\n  netmesh plan --digest"
+    )]
     Plan(Plan),
     /// Make this node what its objects say; removes what they no longer hold.
-    #[command(after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply")]
+    #[command(
+        after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply"
+    )]
     Apply(Apply),
     /// Remove exactly what apply made, all of it or one network.
     #[command(after_help = "Examples:\n  netmesh destroy alice\n  netmesh destroy --yes")]
     Destroy(Destroy),
     /// Load, pin, hook and unhook the data plane; works on any ports, also without objects.
-    #[command(visible_alias = "dp", after_help = "Examples:\n  netmesh dataplane attach --port eth0 --port eth1\n  netmesh route add 2a02:1802:5e::/48 via fe80::1 dev eth1\n  netmesh dataplane detach")]
+    #[command(
+        visible_alias = "dp",
+        after_help = "Examples:\n  netmesh dataplane attach --port eth0 --port eth1\n  netmesh route add 2a02:1802:5e::/48 via fe80::1 dev eth1\n  netmesh dataplane detach"
+    )]
     Dataplane {
         /// What to do; `status` when left out.
         #[command(subcommand)]
         command: Option<Dataplane>,
     },
     /// Show and change the data plane's routes.
-    #[command(after_help = "Examples:\n  netmesh route\n  netmesh route get 2a02:1802:5e:1::7\n  netmesh route add 2a02:1802:5e:1::/64 via fe80::1:1 dev seg0")]
+    #[command(
+        after_help = "Examples:\n  netmesh route\n  netmesh route get 2a02:1802:5e:1::7\n  netmesh route add 2a02:1802:5e:1::/64 via fe80::1:1 dev seg0"
+    )]
     Route {
         /// What to do; `list` when left out.
         #[command(subcommand)]
         command: Option<Route>,
     },
     /// Show packets and bytes per prefix, in both directions.
-    #[command(after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops")]
+    #[command(
+        after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops"
+    )]
     Counters(Counters),
     /// The whole mesh on this one machine, with real traffic.
     #[command(after_help = "Examples:\n  netmesh demo\n  netmesh demo --keep")]
@@ -177,12 +200,15 @@ impl std::str::FromStr for ResourceName {
         let valid = |name: &str| {
             !name.is_empty()
                 && name.len() <= 15
-                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         match text.split_once('/') {
-            Some((network, resource)) if valid(network) && valid(resource) => {
-                Ok(Self { network: network.into(), resource: resource.into() })
-            }
+            Some((network, resource)) if valid(network) && valid(resource) => Ok(Self {
+                network: network.into(),
+                resource: resource.into(),
+            }),
             _ => Err("expected NETWORK/RESOURCE, each of a-z, 0-9 and -, at most 15 long".into()),
         }
     }

@@ -9,7 +9,11 @@ use super::output::Output;
 use crate::model::derive::Derived;
 
 /// Runs the command.
-pub(super) fn run(folder: &std::path::Path, arguments: &Check, out: &mut Output) -> Result<Exit, Failure> {
+pub(super) fn run(
+    folder: &std::path::Path,
+    arguments: &Check,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
     let objects = config::load(folder, &arguments.files, config::Need::Networks)?;
     let report = Report::of(&objects);
     if out.is_json() {
@@ -97,7 +101,11 @@ impl NetworkReport {
             let kind = if resource.exit { " (exit)" } else { "" };
             let _ = writeln!(text, "  {}{kind} on {}", resource.name, resource.node);
             let _ = writeln!(text, "    namespace   {}", derived.netns);
-            let _ = writeln!(text, "    prefix      {} {}", derived.prefix_v6, derived.prefix_v4);
+            let _ = writeln!(
+                text,
+                "    prefix      {} {}",
+                derived.prefix_v6, derived.prefix_v4
+            );
             let _ = writeln!(
                 text,
                 "    bridge      {} {} {}",

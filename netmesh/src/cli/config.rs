@@ -30,7 +30,11 @@ const MAX_SIZE: u64 = 1 << 20;
 pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objects, Failure> {
     let mut faults = Faults::default();
     let mut networks = Vec::new();
-    let paths = if files.is_empty() { network_files(folder)? } else { files.to_vec() };
+    let paths = if files.is_empty() {
+        network_files(folder)?
+    } else {
+        files.to_vec()
+    };
     for path in &paths {
         let name = path.display().to_string();
         match model::parse_network(&name, &read(path)?) {
@@ -53,7 +57,11 @@ pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objec
     if let Err(found) = model::check(&networks, node.as_ref()) {
         faults.extend(found);
     }
-    if faults.has_errors() { Err(Failure::rejected(faults)) } else { Ok(Objects { networks, node }) }
+    if faults.has_errors() {
+        Err(Failure::rejected(faults))
+    } else {
+        Ok(Objects { networks, node })
+    }
 }
 
 fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
@@ -66,8 +74,12 @@ fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
     let mut paths = Vec::new();
     for entry in entries {
         let path = entry.map_err(|error| named(&networks, &error))?.path();
-        let known = path.extension().is_some_and(|ext| ext == "toml" || ext == "json");
-        let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let known = path
+            .extension()
+            .is_some_and(|ext| ext == "toml" || ext == "json");
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
         if known && !hidden {
             paths.push(path);
         }
@@ -79,7 +91,9 @@ fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
 fn read(path: &Path) -> io::Result<String> {
     let file = fs::File::open(path).map_err(|error| named(path, &error))?;
     let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut bytes).map_err(|error| named(path, &error))?;
+    file.take(MAX_SIZE + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| named(path, &error))?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -87,7 +101,10 @@ fn read(path: &Path) -> io::Result<String> {
         ));
     }
     String::from_utf8(bytes).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{}: not UTF-8 text", path.display()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{}: not UTF-8 text", path.display()),
+        )
     })
 }
 

@@ -57,14 +57,22 @@ impl Failure {
     /// A failure whose state is known.
     pub fn failed(error: impl Into<anyhow::Error>, state: &'static str) -> Self {
         let error = error.into();
-        Self { exit: code_of(&error), error, state: Some(state) }
+        Self {
+            exit: code_of(&error),
+            error,
+            state: Some(state),
+        }
     }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
     fn from(error: E) -> Self {
         let error = error.into();
-        Self { exit: code_of(&error), error, state: None }
+        Self {
+            exit: code_of(&error),
+            error,
+            state: None,
+        }
     }
 }
 
@@ -77,7 +85,8 @@ impl fmt::Display for Failure {
         for cause in chain {
             write!(f, "\n  cause: {cause}")?;
         }
-        self.state.map_or(Ok(()), |state| write!(f, "\n  state: {state}"))
+        self.state
+            .map_or(Ok(()), |state| write!(f, "\n  state: {state}"))
     }
 }
 
@@ -113,5 +122,9 @@ fn code_of(error: &anyhow::Error) -> Exit {
                 .downcast_ref::<nix::Error>()
                 .is_some_and(|error| matches!(error, nix::Error::EPERM | nix::Error::EACCES))
     };
-    if error.chain().any(denied) { Exit::NotPermitted } else { Exit::Failed }
+    if error.chain().any(denied) {
+        Exit::NotPermitted
+    } else {
+        Exit::Failed
+    }
 }

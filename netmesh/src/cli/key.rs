@@ -29,7 +29,11 @@ pub(super) fn run(folder: &Path, command: &Key, out: &mut Output) -> Result<Exit
         Key::Pub { resource: name } => (name, store.public(&name.network, &name.resource)?.0),
     };
     if out.is_json() {
-        out.json(Report { network, resource, public_key })?;
+        out.json(Report {
+            network,
+            resource,
+            public_key,
+        })?;
     } else {
         out.text(format_args!("{public_key}\n"))?;
     }

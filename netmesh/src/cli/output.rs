@@ -25,7 +25,7 @@ pub enum Color {
 
 /// The one writer of data.
 ///
-/// The process's own file descriptor 1 is pointed at stderr: libraries that print to stdout
+/// The process's own file descriptor 1 is pointed at `/dev/null`: a library that prints to stdout
 /// (wireguard-control does) cannot get between a command and its reader.
 #[derive(Debug)]
 pub struct Output {
@@ -54,14 +54,14 @@ pub struct Style {
 }
 
 impl Output {
-    /// Takes stdout for data and points descriptor 1 at stderr.
+    /// Takes stdout for data and points descriptor 1 at `/dev/null`.
     ///
     /// # Errors
     /// When the descriptors cannot be duplicated.
     pub fn take_stdout(style: Style) -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
         let file = File::from(dup(io::stdout().as_fd())?);
-        dup2_stdout(io::stderr().as_fd())?;
+        dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         let color = match style.color {
             Color::Always => true,
             Color::Never => false,

@@ -54,8 +54,9 @@ pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecErro
                 if value == "inet6" || value == "inet" {
                     value = words.next().ok_or(RouteSpecError::MissingValue("via"))?;
                 }
-                let address: IpAddr =
-                    value.parse().map_err(|_| RouteSpecError::Address(value.into()))?;
+                let address: IpAddr = value
+                    .parse()
+                    .map_err(|_| RouteSpecError::Address(value.into()))?;
                 gateway = Some(address);
             }
             "dev" => {
@@ -75,7 +76,13 @@ pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecErro
     if let (Some(gateway @ IpAddr::V4(_)), IpNet::V6(_)) = (gateway, prefix) {
         return Err(RouteSpecError::Family(gateway, prefix));
     }
-    Ok((prefix, FibRoute::Via { gateway, link: link.ok_or(RouteSpecError::NoDevice)? }))
+    Ok((
+        prefix,
+        FibRoute::Via {
+            gateway,
+            link: link.ok_or(RouteSpecError::NoDevice)?,
+        },
+    ))
 }
 
 fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> {
@@ -89,7 +96,11 @@ fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> 
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| RouteSpecError::Prefix(text.into()))?;
-    if net.trunc() == net { Ok(net) } else { Err(RouteSpecError::HostBits(net, net.trunc())) }
+    if net.trunc() == net {
+        Ok(net)
+    } else {
+        Err(RouteSpecError::HostBits(net, net.trunc()))
+    }
 }
 
 #[cfg(test)]
@@ -106,23 +117,56 @@ mod tests {
         assert_eq!(prefix.to_string(), "2a02:1802:5e:1::/64");
         assert_eq!(
             route,
-            FibRoute::Via { gateway: Some("fe80::1:1".parse().unwrap()), link: "seg0".into() }
+            FibRoute::Via {
+                gateway: Some("fe80::1:1".parse().unwrap()),
+                link: "seg0".into()
+            }
         );
-        assert_eq!(parse(&words("unreachable 2a02:1802:5e::/48")).unwrap().1, FibRoute::Unreachable);
-        assert_eq!(parse(&words("default via fe80::1 dev eth0")).unwrap().0.to_string(), "::/0");
-        assert_eq!(parse(&words("10.0.0.1 dev eth0")).unwrap().0.to_string(), "10.0.0.1/32");
+        assert_eq!(
+            parse(&words("unreachable 2a02:1802:5e::/48")).unwrap().1,
+            FibRoute::Unreachable
+        );
+        assert_eq!(
+            parse(&words("default via fe80::1 dev eth0"))
+                .unwrap()
+                .0
+                .to_string(),
+            "::/0"
+        );
+        assert_eq!(
+            parse(&words("10.0.0.1 dev eth0")).unwrap().0.to_string(),
+            "10.0.0.1/32"
+        );
     }
 
     #[test]
     fn refuses_what_is_no_route() {
         let error = |text: &str| parse(&words(text)).unwrap_err();
-        assert_eq!(error("2a02::/200 dev a"), RouteSpecError::Prefix("2a02::/200".into()));
-        assert!(matches!(error("2a02:1802:5e:1::5/64 dev a"), RouteSpecError::HostBits(..)));
+        assert_eq!(
+            error("2a02::/200 dev a"),
+            RouteSpecError::Prefix("2a02::/200".into())
+        );
+        assert!(matches!(
+            error("2a02:1802:5e:1::5/64 dev a"),
+            RouteSpecError::HostBits(..)
+        ));
         assert_eq!(error("2a02::/64 via fe80::1"), RouteSpecError::NoDevice);
         assert_eq!(error("2a02::/64 via"), RouteSpecError::MissingValue("via"));
-        assert_eq!(error("2a02::/64 via x dev a"), RouteSpecError::Address("x".into()));
-        assert_eq!(error("2a02::/64 metric 5"), RouteSpecError::Unknown("metric".into()));
-        assert_eq!(error("blackhole 2a02::/64 dev a"), RouteSpecError::Superfluous("blackhole"));
-        assert!(matches!(error("2a02::/64 via 10.0.0.1 dev a"), RouteSpecError::Family(..)));
+        assert_eq!(
+            error("2a02::/64 via x dev a"),
+            RouteSpecError::Address("x".into())
+        );
+        assert_eq!(
+            error("2a02::/64 metric 5"),
+            RouteSpecError::Unknown("metric".into())
+        );
+        assert_eq!(
+            error("blackhole 2a02::/64 dev a"),
+            RouteSpecError::Superfluous("blackhole")
+        );
+        assert!(matches!(
+            error("2a02::/64 via 10.0.0.1 dev a"),
+            RouteSpecError::Family(..)
+        ));
     }
 }

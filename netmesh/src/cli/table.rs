@@ -19,8 +19,11 @@ pub(super) fn table(header: &[&str], rows: Vec<Vec<String>>, right: &[usize]) ->
     for column in right {
         table.modify(Columns::one(*column), Alignment::right());
     }
-    let mut text: String =
-        table.to_string().lines().flat_map(|line| [line.trim_end(), "\n"]).collect();
+    let mut text: String = table
+        .to_string()
+        .lines()
+        .flat_map(|line| [line.trim_end(), "\n"])
+        .collect();
     if text.is_empty() {
         text.push('\n');
     }
@@ -58,7 +61,11 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_a_row() {
-        let text = table(&["prefix", "packets"], vec![vec!["a".into(), "1".into()]], &[1]);
+        let text = table(
+            &["prefix", "packets"],
+            vec![vec!["a".into(), "1".into()]],
+            &[1],
+        );
         assert_eq!(text.lines().count(), 2);
         assert!(text.contains("prefix  packets"));
         assert_eq!(table(&["x"], vec![], &[]), "");

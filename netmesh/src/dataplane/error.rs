@@ -35,8 +35,6 @@ pub enum Error {
         kernel: String,
         /// The end of the verifier's log, or the loader's own words.
         tail: String,
-        /// The cause.
-        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A map operation.
     #[error("map {map}: cannot {action}")]

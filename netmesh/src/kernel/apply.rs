@@ -251,6 +251,20 @@ impl Kernel {
         self.change_link(&Namespace::Node, name, message).await
     }
 
+    /// Makes a WireGuard device of the kernel's in the node's namespace.
+    ///
+    /// # Errors
+    /// When the kernel has no WireGuard.
+    pub async fn add_wireguard(&mut self, name: &str) -> Result<(), Error> {
+        let message = rtnetlink::LinkWireguard::new(name).build();
+        self.handle(&Namespace::Node)?
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(|source| refused(format!("link add {name} type wireguard"), source))
+    }
+
     /// Whether a namespace has a link of that name.
     ///
     /// # Errors

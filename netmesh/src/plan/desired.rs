@@ -11,8 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::state::{
     ALIAS_PREFIX, Address, FibRoute, Hook, Instance, Link, LinkKind, LinkName, Namespace,
-    NamespaceState, Neighbour, Port, Route, RouteAction, RouteKey, Sources, State,
-    WireguardDevice, WireguardPeer,
+    NamespaceState, Neighbour, Port, Route, RouteAction, RouteKey, Sources, State, WireguardDevice,
+    WireguardPeer,
 };
 use crate::model::{Network, NodeConfig, Resource, Router, SegmentPort};
 
@@ -58,7 +58,12 @@ fn host(
     forwarding(nr);
     nr.links.insert(
         derived.bridge.clone(),
-        Link { kind: LinkKind::Bridge, alias: alias.clone(), mtu: None, master: None },
+        Link {
+            kind: LinkKind::Bridge,
+            alias: alias.clone(),
+            mtu: None,
+            master: None,
+        },
     );
     nr.links.insert(
         derived.wireguard.clone(),
@@ -83,13 +88,24 @@ fn host(
             listen_port: resource.listen_port(),
             peers: network
                 .peers_of(resource)
-                .map(|peer| (peer.public_key.clone(), peer_of(network, resource, peer, exit)))
+                .map(|peer| {
+                    (
+                        peer.public_key.clone(),
+                        peer_of(network, resource, peer, exit),
+                    )
+                })
                 .collect(),
         },
     );
     for peer in network.peers_of(resource) {
         for prefix in narrow_allowed_ips(network, peer) {
-            put_route(nr, prefix, None, &derived.wireguard, source_for(prefix, network, resource));
+            put_route(
+                nr,
+                prefix,
+                None,
+                &derived.wireguard,
+                source_for(prefix, network, resource),
+            );
         }
     }
 
@@ -198,13 +214,24 @@ fn exit_port(
             };
             (derived.exit_port.clone(), kind)
         }
-        SegmentPort::Parent(parent) => {
-            (derived.exit_port.clone(), LinkKind::Macvlan { parent: parent.clone() })
-        }
+        SegmentPort::Parent(parent) => (
+            derived.exit_port.clone(),
+            LinkKind::Macvlan {
+                parent: parent.clone(),
+            },
+        ),
     };
 
     let nr = state.namespace(&namespace);
-    nr.links.insert(port.clone(), Link { kind, alias, mtu: None, master: None });
+    nr.links.insert(
+        port.clone(),
+        Link {
+            kind,
+            alias,
+            mtu: None,
+            master: None,
+        },
+    );
     add_address(nr, &port, derived.segment_link_local);
     add_address(nr, &port, derived.segment_address);
 
@@ -221,28 +248,55 @@ fn exit_port(
         &port,
         Some(IpAddr::V6(derived.bridge_v6.addr())),
     );
-    nr.neighbours.insert(Neighbour { link: port.clone(), address: IpAddr::V6(gateway) });
+    nr.neighbours.insert(Neighbour {
+        link: port.clone(),
+        address: IpAddr::V6(gateway),
+    });
 
     let mut fib = BTreeMap::new();
-    fib.insert(default, FibRoute::Via { gateway: Some(IpAddr::V6(gateway)), link: port.clone() });
+    fib.insert(
+        default,
+        FibRoute::Via {
+            gateway: Some(IpAddr::V6(gateway)),
+            link: port.clone(),
+        },
+    );
     for peer in network.peers_of(resource) {
         for prefix in forwardable(narrow_allowed_ips(network, peer)) {
             fib.insert(
                 prefix,
-                FibRoute::Via { gateway: None, link: derived.wireguard.clone() },
+                FibRoute::Via {
+                    gateway: None,
+                    link: derived.wireguard.clone(),
+                },
             );
             // Without its WireGuard device a prefix must not follow the default route in clear.
             nr.routes.insert(
                 RouteKey::guard(prefix),
-                Route { action: RouteAction::Unreachable, source: None },
+                Route {
+                    action: RouteAction::Unreachable,
+                    source: None,
+                },
             );
         }
     }
     nr.instance = Some(Instance {
         name: derived.netns.clone(),
         ports: BTreeMap::from([
-            (port, Port { hook: Hook::Tc, sources: Sources::Behind }),
-            (derived.wireguard, Port { hook: Hook::Tc, sources: Sources::Behind }),
+            (
+                port,
+                Port {
+                    hook: Hook::Tc,
+                    sources: Sources::Behind,
+                },
+            ),
+            (
+                derived.wireguard,
+                Port {
+                    hook: Hook::Tc,
+                    sources: Sources::Behind,
+                },
+            ),
         ]),
         fib,
     });
@@ -254,13 +308,20 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
     forwarding(node);
     if router.gateway.is_none() {
         // Forwarding turns router advertisements off; without a pinned default they are needed.
-        node.sysctls
-            .insert(format!("net/ipv6/conf/{}/accept_ra", router.uplink), "2".into());
+        node.sysctls.insert(
+            format!("net/ipv6/conf/{}/accept_ra", router.uplink),
+            "2".into(),
+        );
     }
     for link in [&router.uplink, &router.segment] {
         node.links.insert(
             link.clone(),
-            Link { kind: LinkKind::Foreign, alias: None, mtu: None, master: None },
+            Link {
+                kind: LinkKind::Foreign,
+                alias: None,
+                mtu: None,
+                master: None,
+            },
         );
     }
     for address in &router.uplink_addresses {
@@ -275,12 +336,19 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
         let aggregate = IpNet::V6(allocation.net());
         node.routes.insert(
             RouteKey::new(aggregate),
-            Route { action: RouteAction::Unreachable, source: None },
+            Route {
+                action: RouteAction::Unreachable,
+                source: None,
+            },
         );
         fib.insert(aggregate, FibRoute::Unreachable);
     }
     for network in networks {
-        if router.allocations.iter().any(|allocation| allocation.contains(&network.allocation)) {
+        if router
+            .allocations
+            .iter()
+            .any(|allocation| allocation.contains(&network.allocation))
+        {
             return_routes(node, &mut fib, network, router);
         }
     }
@@ -290,17 +358,35 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
             IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
         };
         put_route(node, default, Some(gateway), &router.uplink, None);
-        node.neighbours.insert(Neighbour { link: router.uplink.clone(), address: gateway });
+        node.neighbours.insert(Neighbour {
+            link: router.uplink.clone(),
+            address: gateway,
+        });
         fib.insert(
             default,
-            FibRoute::Via { gateway: Some(gateway), link: router.uplink.clone() },
+            FibRoute::Via {
+                gateway: Some(gateway),
+                link: router.uplink.clone(),
+            },
         );
     }
     node.instance = Some(Instance {
         name: "router".into(),
         ports: BTreeMap::from([
-            (router.uplink.clone(), Port { hook: Hook::Xdp, sources: Sources::External }),
-            (router.segment.clone(), Port { hook: Hook::Xdp, sources: Sources::Behind }),
+            (
+                router.uplink.clone(),
+                Port {
+                    hook: Hook::Xdp,
+                    sources: Sources::External,
+                },
+            ),
+            (
+                router.segment.clone(),
+                Port {
+                    hook: Hook::Xdp,
+                    sources: Sources::Behind,
+                },
+            ),
         ]),
         fib,
     });
@@ -313,7 +399,9 @@ fn return_routes(
     network: &Network,
     router: &Router,
 ) {
-    let Some(exit) = network.preferred_exit() else { return };
+    let Some(exit) = network.preferred_exit() else {
+        return;
+    };
     let derived = network.derive(exit);
     let via = if exit.exit.as_ref().is_some_and(|exit| exit.numbered) {
         derived.segment_address.addr()
@@ -321,13 +409,19 @@ fn return_routes(
         derived.segment_link_local.addr()
     };
     let via = IpAddr::V6(via);
-    node.neighbours.insert(Neighbour { link: router.segment.clone(), address: via });
+    node.neighbours.insert(Neighbour {
+        link: router.segment.clone(),
+        address: via,
+    });
     for resource in &network.resources {
         let prefix = IpNet::V6(network.derive(resource).prefix_v6);
         put_route(node, prefix, Some(via), &router.segment, None);
         fib.insert(
             prefix,
-            FibRoute::Via { gateway: Some(via), link: router.segment.clone() },
+            FibRoute::Via {
+                gateway: Some(via),
+                link: router.segment.clone(),
+            },
         );
     }
 }
@@ -341,12 +435,19 @@ fn forwardable(prefixes: [IpNet; 4]) -> impl Iterator<Item = IpNet> {
 }
 
 fn forwarding(namespace: &mut NamespaceState) {
-    namespace.sysctls.insert("net/ipv6/conf/all/forwarding".into(), "1".into());
-    namespace.sysctls.insert("net/ipv4/ip_forward".into(), "1".into());
+    namespace
+        .sysctls
+        .insert("net/ipv6/conf/all/forwarding".into(), "1".into());
+    namespace
+        .sysctls
+        .insert("net/ipv4/ip_forward".into(), "1".into());
 }
 
 fn add_address(namespace: &mut NamespaceState, link: &str, address: impl Into<IpNet>) {
-    namespace.addresses.insert(Address { link: link.to_owned(), address: address.into() });
+    namespace.addresses.insert(Address {
+        link: link.to_owned(),
+        address: address.into(),
+    });
 }
 
 fn put_route(
@@ -358,11 +459,16 @@ fn put_route(
 ) {
     namespace.routes.insert(
         RouteKey::new(destination),
-        Route { action: RouteAction::Via { gateway, link: link.to_owned() }, source },
+        Route {
+            action: RouteAction::Via {
+                gateway,
+                link: link.to_owned(),
+            },
+            source,
+        },
     );
 }
 
 fn host_net(address: IpAddr) -> IpNet {
     IpNet::from(address)
 }
-

@@ -1,0 +1,173 @@
+//! The command line: one file a command, text and JSON, exit codes that scripts can trust.
+
+mod apply;
+pub mod arguments;
+mod check;
+mod config;
+mod counters;
+mod dataplane;
+pub mod exit;
+mod key;
+pub mod output;
+mod route;
+mod route_spec;
+mod status;
+mod table;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::kernel::netns;
+use crate::model::{Faults, schema};
+use crate::wireguard::userspace;
+use arguments::{Arguments, Command, SchemaObject};
+use exit::{Exit, Failure, FailureJson};
+use output::{Output, Style};
+
+/// Parses the command line and runs the command.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(Command::WireguardUserspace { name }) = &arguments.command {
+        return serve(name);
+    }
+    let style = Style {
+        json: arguments.global.json,
+        pretty: arguments.global.pretty,
+        brief: arguments.global.brief,
+        quiet: arguments.global.quiet,
+        color: arguments.global.color,
+    };
+    let mut out = match Output::take_stdout(style) {
+        Ok(out) => out,
+        Err(error) => return report(&Failure::from(error), style, false),
+    };
+    log(arguments.global.verbose, arguments.global.quiet);
+    let color = out.color();
+    match run(&arguments, &mut out).and_then(|exit| {
+        out.flush()?;
+        Ok(exit)
+    }) {
+        Ok(exit) => exit.into(),
+        Err(failure) => report(&failure, style, color),
+    }
+}
+
+fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
+    let global = &arguments.global;
+    if let Some(name) = &global.netns {
+        // Before any thread is started: the whole process becomes that node.
+        netns::enter(name)?;
+    }
+    match &arguments.command {
+        Some(Command::Check(check)) => return check::run(&global.config, check, out),
+        Some(Command::Key { command }) => return key::run(&global.config, command, out),
+        Some(Command::Completions { shell }) => {
+            let mut command = Arguments::command();
+            clap_complete::generate(*shell, &mut command, "netmesh", out);
+            return Ok(Exit::Done);
+        }
+        Some(Command::Man) => {
+            clap_mangen::Man::new(Arguments::command()).render(out)?;
+            return Ok(Exit::Done);
+        }
+        Some(Command::Schema { object }) => {
+            let schema = match object {
+                SchemaObject::Network => schema::network(),
+                SchemaObject::Node => schema::node(),
+            };
+            serde_json::to_writer_pretty(&mut *out, &schema)?;
+            writeln!(out)?;
+            return Ok(Exit::Done);
+        }
+        Some(Command::Demo(demo)) => {
+            let options = crate::demo::Options {
+                keep: demo.keep,
+                clean: demo.clean,
+                json: out.is_json(),
+            };
+            let ok = crate::demo::run(options, out)?;
+            return Ok(if ok { Exit::Done } else { Exit::Failed });
+        }
+        _ => {}
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        match &arguments.command {
+            Some(Command::Plan(plan)) => apply::plan(global, plan, out).await,
+            Some(Command::Apply(apply)) => apply::apply(global, apply, out).await,
+            Some(Command::Destroy(destroy)) => apply::destroy(global, destroy, out).await,
+            Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,
+            Some(Command::Route { command }) => route::run(command.as_ref(), out).await,
+            Some(Command::Counters(counters)) => counters::run(counters, out).await,
+            Some(Command::Status(status)) => status::run(global, status, out).await,
+            _ => status::run(global, &arguments::Status::default(), out).await,
+        }
+    })
+}
+
+/// The hidden subcommand that serves one userspace WireGuard device.
+#[expect(clippy::print_stderr, reason = "its stderr is what the starter reads")]
+fn serve(name: &str) -> ExitCode {
+    match userspace::serve(name) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+/// Tells a failure on stderr, as text and, with `--json`, as one object.
+#[expect(
+    clippy::print_stderr,
+    reason = "this is the one place where errors are told"
+)]
+fn report(failure: &Failure, style: Style, color: bool) -> ExitCode {
+    let broken_pipe = failure.error.chain().any(|cause| {
+        cause
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    });
+    if broken_pipe {
+        return ExitCode::SUCCESS; // The reader has seen enough.
+    }
+    let faults = failure.error.downcast_ref::<Faults>();
+    if style.json {
+        let mut json = serde_json::to_value(FailureJson::from(failure)).unwrap_or_default();
+        if let Some(faults) = faults {
+            json["faults"] = serde_json::to_value(faults.sorted()).unwrap_or_default();
+        }
+        json["schema_version"] = output::SCHEMA_VERSION.into();
+        eprintln!("{json}");
+    } else if let Some(faults) = faults {
+        eprint!("{}", faults.render(color));
+        eprintln!("error: the objects are rejected; nothing was changed");
+    } else {
+        eprintln!("{failure}");
+    }
+    failure.exit.into()
+}
+
+fn log(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "info",
+        (false, 2) => "debug",
+        (false, _) => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NETMESH_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("netmesh={level}")));
+    let _ = tracing_subscriber::fmt() // A second subscriber in one process is no harm.
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .try_init();
+}

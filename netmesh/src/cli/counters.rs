@@ -1,0 +1,138 @@
+//! `netmesh counters`.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use netmesh_common::table::Origin;
+use serde::Serialize;
+
+use super::arguments::Counters;
+use super::dataplane::opened;
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::table::{bytes, table};
+use crate::dataplane::counters::{PortCountersRow, PrefixRow};
+
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prefixes: Option<Vec<PrefixRow>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ports: Option<Vec<PortCountersRow>>,
+}
+
+/// Runs the command.
+pub(super) async fn run(arguments: &Counters, out: &mut Output) -> Result<Exit, Failure> {
+    let Some(seconds) = arguments.watch else {
+        show(&read(arguments).await?, out)?;
+        return Ok(Exit::Done);
+    };
+    let mut interval = tokio::time::interval(Duration::from_secs(seconds));
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {
+                let report = read(arguments).await?;
+                out.repaint()?;
+                show(&report, out)?;
+            }
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+        }
+    }
+}
+
+/// The instance is opened for each reading and closed again: writers never wait for a watcher.
+async fn read(arguments: &Counters) -> Result<Report, Failure> {
+    let (instance, facts) = opened().await?;
+    if arguments.drops {
+        return Ok(Report {
+            prefixes: None,
+            ports: Some(instance.port_counters(&facts)?),
+        });
+    }
+    // The node's own addresses and subnets are never forwarded to: they have nothing to count.
+    let routed: BTreeSet<_> = instance
+        .routes(&facts)?
+        .into_iter()
+        .filter(|row| row.active && row.origin != Origin::Connected)
+        .map(|row| row.prefix)
+        .collect();
+    let mut rows = instance.prefix_counters()?;
+    rows.retain(|row| {
+        let wanted = arguments.prefixes.is_empty()
+            || arguments
+                .prefixes
+                .iter()
+                .any(|prefix| prefix.contains(&row.prefix));
+        wanted && routed.contains(&row.prefix)
+    });
+    if let Some(top) = arguments.top {
+        rows.sort_by_key(|row| std::cmp::Reverse(row.to.bytes + row.from.bytes));
+        rows.truncate(top);
+    }
+    Ok(Report {
+        prefixes: Some(rows),
+        ports: None,
+    })
+}
+
+fn show(report: &Report, out: &mut Output) -> Result<(), Failure> {
+    if out.is_json() {
+        return Ok(out.json(report)?);
+    }
+    if let Some(rows) = &report.prefixes {
+        let lines = rows
+            .iter()
+            .map(|row| {
+                vec![
+                    row.prefix.to_string(),
+                    row.to.packets.to_string(),
+                    bytes(row.to.bytes),
+                    row.from.packets.to_string(),
+                    bytes(row.from.bytes),
+                ]
+            })
+            .collect();
+        let header = [
+            "prefix",
+            "packets to",
+            "bytes to",
+            "packets from",
+            "bytes from",
+        ];
+        out.text(table(&header, lines, &[1, 2, 3, 4]))?;
+    }
+    if let Some(ports) = &report.ports {
+        let mut lines = Vec::new();
+        for port in ports {
+            for (what, reasons) in [("dropped", &port.dropped), ("to kernel", &port.punted)] {
+                for reason in reasons {
+                    lines.push(vec![
+                        port.port.clone(),
+                        what.to_owned(),
+                        reason.reason.to_owned(),
+                        reason.packets.to_string(),
+                        reason.sentence.trim().to_owned(),
+                    ]);
+                }
+            }
+            if port.redirect_failed > 0 {
+                lines.push(vec![
+                    port.port.clone(),
+                    "lost".to_owned(),
+                    "redirect_failed".to_owned(),
+                    port.redirect_failed.to_string(),
+                    "The device did not take it.".to_owned(),
+                ]);
+            }
+        }
+        if lines.is_empty() {
+            out.text("nothing was dropped or left to the kernel\n")?;
+        }
+        out.text(table(
+            &["port", "outcome", "reason", "packets", "meaning"],
+            lines,
+            &[3],
+        ))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,292 @@
+//! `netmesh dataplane`.
+
+use serde::Serialize;
+
+use super::arguments::{Dataplane, Hook as HookArgument, SourcesArgument};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use super::table::{bytes, table};
+use crate::dataplane::Instance;
+use crate::dataplane::counters::PortCountersRow;
+use crate::kernel::{Kernel, netns};
+use crate::plan::facts::NamespaceFacts;
+use crate::plan::state::{Hook, Namespace, Port, Sources};
+use crate::reconcile::identity;
+
+/// Name of an instance made by hand.
+const BY_HAND: &str = "ports";
+
+/// The instance of the node's namespace with what the kernel shows.
+pub(super) async fn open() -> Result<(Option<Instance>, NamespaceFacts), Failure> {
+    let facts = Kernel::default().facts(&Namespace::Node).await?;
+    let id = identity(&Namespace::Node)?;
+    Ok((Instance::open(id)?, facts))
+}
+
+/// Like [`open`], and there must be one.
+pub(super) async fn opened() -> Result<(Instance, NamespaceFacts), Failure> {
+    let (instance, facts) = open().await?;
+    let instance = instance.ok_or_else(|| {
+        anyhow::anyhow!(
+            "no data plane serves this namespace; attach one: netmesh dataplane attach --port DEV, \
+             or name the namespace of an exit: netmesh -n NAME"
+        )
+    })?;
+    Ok((instance, facts))
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct PortReport {
+    pub(super) name: String,
+    pub(super) ifindex: u32,
+    pub(super) hook: Hook,
+    pub(super) link: &'static str,
+    pub(super) sources: Sources,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) warning: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct InstanceReport {
+    pub(super) name: String,
+    pub(super) pins: String,
+    pub(super) ports: Vec<PortReport>,
+    pub(super) counters: Vec<PortCountersRow>,
+    pub(super) routes: usize,
+    pub(super) unresolved: usize,
+}
+
+impl InstanceReport {
+    pub(super) fn of(instance: &Instance, facts: &NamespaceFacts) -> Result<Self, Failure> {
+        let routes = instance.routes(facts)?;
+        let ports = instance
+            .ports(facts)?
+            .into_iter()
+            .map(|row| {
+                let kind = row.name.as_ref().and_then(|name| facts.devices.get(name));
+                let veth = kind.is_some_and(|device| device.kind == "veth");
+                PortReport {
+                    name: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
+                    ifindex: row.ifindex,
+                    hook: row.port.hook,
+                    link: row.link,
+                    sources: row.port.sources,
+                    warning: (veth && row.port.hook == Hook::Xdp).then_some(
+                        "a veth: frames forwarded to it are lost unless its other end runs NAPI \
+                         (ethtool -K PEER gro on)",
+                    ),
+                }
+            })
+            .collect();
+        Ok(Self {
+            name: instance.name().to_owned(),
+            pins: instance.path().display().to_string(),
+            ports,
+            counters: instance.port_counters(facts)?,
+            routes: routes.len(),
+            unresolved: routes
+                .iter()
+                .filter(|row| row.resolved == Some(false))
+                .count(),
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let rows = self
+            .ports
+            .iter()
+            .map(|port| {
+                let counters = self.counters.iter().find(|row| row.port == port.name);
+                let number =
+                    |get: &dyn Fn(&PortCountersRow) -> u64| counters.map_or(0, get).to_string();
+                vec![
+                    port.name.clone(),
+                    port.link.to_owned(),
+                    format!("{:?}", port.sources).to_lowercase(),
+                    number(&|row| row.received),
+                    number(&|row| row.forwarded.packets),
+                    bytes(counters.map_or(0, |row| row.forwarded.bytes)),
+                    number(&|row| row.punted.iter().map(|reason| reason.packets).sum()),
+                    number(&|row| row.dropped.iter().map(|reason| reason.packets).sum()),
+                ]
+            })
+            .collect();
+        let header = [
+            "port",
+            "hook",
+            "sources",
+            "received",
+            "forwarded",
+            "bytes",
+            "to kernel",
+            "dropped",
+        ];
+        let mut text = format!(
+            "data plane {}: {} routes, {} next hops unresolved\n{}",
+            self.name,
+            self.routes,
+            self.unresolved,
+            table(&header, rows, &[3, 4, 5, 6, 7])
+        );
+        for port in self
+            .ports
+            .iter()
+            .filter_map(|port| Some((&port.name, port.warning?)))
+        {
+            text.push_str(&format!("note: {} is {}\n", port.0, port.1));
+        }
+        text
+    }
+}
+
+/// Runs the command.
+pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result<Exit, Failure> {
+    match command {
+        Some(Dataplane::Attach {
+            ports,
+            hook,
+            sources,
+            dry_run,
+        }) => attach(ports, *hook, *sources, *dry_run, out).await,
+        Some(Dataplane::Detach { ports, dry_run }) => detach(ports, *dry_run, out).await,
+        Some(Dataplane::Status) | None => status(out).await,
+    }
+}
+
+async fn attach(
+    ports: &[String],
+    hook: Option<HookArgument>,
+    sources: SourcesArgument,
+    dry_run: bool,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let facts = Kernel::default().facts(&Namespace::Node).await?;
+    let sources = match sources {
+        SourcesArgument::Any => Sources::Any,
+        SourcesArgument::Behind => Sources::Behind,
+        SourcesArgument::External => Sources::External,
+    };
+    let mut wanted = Vec::new();
+    for name in ports {
+        let Some(device) = facts.devices.get(name) else {
+            let known: Vec<&str> = facts.devices.keys().map(String::as_str).collect();
+            return Err(Failure::rejected(anyhow::anyhow!(
+                "no device {name} in this namespace; there are {}",
+                known.join(", ")
+            )));
+        };
+        let hook = match hook {
+            Some(HookArgument::Xdp) => Hook::Xdp,
+            Some(HookArgument::XdpGeneric) => Hook::XdpGeneric,
+            Some(HookArgument::Tc) => Hook::Tc,
+            // A device without a link-layer header has TC only.
+            None if device.mac.is_none() => Hook::Tc,
+            None => Hook::Xdp,
+        };
+        wanted.push((name, Port { hook, sources }));
+    }
+    if dry_run {
+        for (name, port) in &wanted {
+            out.text(format_args!("dataplane attach {name} hook {port}\n"))?;
+        }
+        return Ok(Exit::Done);
+    }
+    let id = identity(&Namespace::Node)?;
+    let mut instance = match Instance::open(id)? {
+        Some(instance) => instance,
+        None => Instance::create(BY_HAND, id)?,
+    };
+    instance.set_connected(&facts)?;
+    for (name, port) in wanted {
+        instance.attach(name, port, &facts)?;
+    }
+    instance.repair(&facts)?;
+    show(&instance, &facts, out)
+}
+
+async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
+    let (instance, facts) = open().await?;
+    let Some(mut instance) = instance else {
+        out_text(out, "no data plane serves this namespace: nothing to do\n")?;
+        return Ok(Exit::Done);
+    };
+    if dry_run {
+        let what = if ports.is_empty() {
+            "every port".to_owned()
+        } else {
+            ports.join(", ")
+        };
+        out_text(
+            out,
+            &format!("dataplane detach {what} of {}\n", instance.name()),
+        )?;
+        return Ok(Exit::Done);
+    }
+    if ports.is_empty() {
+        let name = instance.name().to_owned();
+        instance.delete()?;
+        out_text(
+            out,
+            &format!("data plane {name} is detached: the kernel forwards alone\n"),
+        )?;
+        return Ok(Exit::Done);
+    }
+    for name in ports {
+        instance.detach(name, &facts)?;
+    }
+    show(&instance, &facts, out)
+}
+
+async fn status(out: &mut Output) -> Result<Exit, Failure> {
+    let (instance, facts) = open().await?;
+    match instance {
+        Some(instance) => show(&instance, &facts, out),
+        None if out.is_json() => {
+            out.json(serde_json::json!({ "instance": null }))?;
+            Ok(Exit::Done)
+        }
+        None => {
+            out.text("no data plane serves this namespace\n")?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn show(instance: &Instance, facts: &NamespaceFacts, out: &mut Output) -> Result<Exit, Failure> {
+    let report = InstanceReport::of(instance, facts)?;
+    if out.is_json() {
+        out.json(serde_json::json!({ "instance": report }))?;
+    } else {
+        out.text(report.text())?;
+    }
+    Ok(Exit::Done)
+}
+
+fn out_text(out: &mut Output, text: &str) -> Result<(), Failure> {
+    if out.is_json() {
+        out.json(serde_json::json!({ "message": text.trim() }))?;
+    } else {
+        out.text(text)?;
+    }
+    Ok(())
+}
+
+/// Every instance on the node: its own namespace's and those of its resources.
+pub(super) async fn all(
+    kernel: &mut Kernel,
+    namespaces: &[Namespace],
+) -> Result<Vec<(Namespace, InstanceReport)>, Failure> {
+    let mut reports = Vec::new();
+    for namespace in namespaces {
+        let facts = kernel.facts(namespace).await?;
+        let id = identity(namespace)?;
+        let report = netns::run_in(namespace, || -> Result<_, Failure> {
+            match Instance::open(id)? {
+                Some(instance) => InstanceReport::of(&instance, &facts).map(Some),
+                None => Ok(None),
+            }
+        })??;
+        reports.extend(report.map(|report| (namespace.clone(), report)));
+    }
+    Ok(reports)
+}

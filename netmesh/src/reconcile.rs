@@ -1,0 +1,497 @@
+//! Observe, compare, execute, once: what `apply`, `plan` and `destroy` share.
+
+use std::collections::BTreeSet;
+
+use netmesh_common::table::Origin;
+use thiserror::Error;
+
+use crate::dataplane::pin::NamespaceId;
+use crate::dataplane::{self, Instance};
+use crate::kernel::observe::Query;
+use crate::kernel::{self, Kernel, netns};
+use crate::plan::diff::diff;
+use crate::plan::facts::NamespaceFacts;
+use crate::plan::state::{self, Link, LinkKind, LinkName, Namespace, NamespaceState, State};
+use crate::plan::step::Step;
+use crate::wireguard::key::KeyStore;
+use crate::wireguard::{self, device, userspace};
+
+/// Name of a router's instance.
+pub const ROUTER_INSTANCE: &str = "router";
+
+/// Which WireGuard a node runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Implementation {
+    /// The kernel's where it is there, else the embedded one.
+    #[default]
+    Auto,
+    /// The kernel's or none.
+    Kernel,
+    /// The embedded one.
+    Embedded,
+    /// Another program.
+    Program(String),
+}
+
+/// Why the machine is not what it should be.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] kernel::Error),
+    /// WireGuard.
+    #[error(transparent)]
+    Wireguard(#[from] wireguard::Error),
+    /// The data plane.
+    #[error(transparent)]
+    Dataplane(#[from] dataplane::Error),
+    /// A step that failed, and how far it got.
+    #[error("step {number} of {total} failed: {step}")]
+    Step {
+        /// Number of the step, from 1.
+        number: usize,
+        /// How many there are.
+        total: usize,
+        /// The step.
+        step: String,
+        /// The cause.
+        source: Box<Self>,
+    },
+    /// A link the objects rely on.
+    #[error("no interface {name} on this node; node.toml names it")]
+    NoInterface {
+        /// Its name.
+        name: LinkName,
+    },
+    /// Another instance serves the namespace.
+    #[error(
+        "the data plane of {namespace} is held by instance {found}; take it off first: \
+         netmesh dataplane detach"
+    )]
+    OtherInstance {
+        /// Where.
+        namespace: Namespace,
+        /// The instance.
+        found: String,
+    },
+}
+
+/// Everything that changes one node.
+#[derive(Debug)]
+pub struct Reconciler {
+    kernel: Kernel,
+    node: String,
+    namespace_prefix: String,
+    keys: KeyStore,
+    wireguard: Implementation,
+}
+
+impl Reconciler {
+    /// For the node this process lives in.
+    #[must_use]
+    pub fn new(
+        node: &str,
+        namespace_prefix: &str,
+        keys: KeyStore,
+        wireguard: Implementation,
+    ) -> Self {
+        Self {
+            kernel: Kernel::default(),
+            node: node.to_owned(),
+            namespace_prefix: namespace_prefix.to_owned(),
+            keys,
+            wireguard,
+        }
+    }
+
+    /// What the node is. `reference` tells which foreign links, addresses and sysctls are of
+    /// interest: the state the objects ask for.
+    ///
+    /// # Errors
+    /// When the machine cannot be read.
+    pub async fn observe(&mut self, reference: &State) -> Result<State, Error> {
+        let mut query = Query {
+            node: self.node.clone(),
+            namespace_prefix: self.namespace_prefix.clone(),
+            ..Query::default()
+        };
+        for (namespace, wanted) in &reference.namespaces {
+            let paths = wanted.sysctls.keys().cloned().collect();
+            query.sysctls.insert(namespace.clone(), paths);
+        }
+        if let Some(node) = reference.namespaces.get(&Namespace::Node) {
+            query.foreign = foreign(node);
+            query.derived = node
+                .addresses
+                .iter()
+                .filter(|address| query.foreign.contains(&address.link))
+                .cloned()
+                .collect();
+        }
+        let mut state = self.kernel.observe(&query).await?;
+        for (namespace, seen) in &mut state.namespaces {
+            for (name, link) in &seen.links {
+                if link.kind == LinkKind::Wireguard
+                    && let Some(device) = netns::run_in(namespace, || device::observe(name))??
+                {
+                    seen.wireguard.insert(name.clone(), device);
+                }
+            }
+            let facts = self.kernel.facts(namespace).await?;
+            seen.instance = observe_instance(namespace, &facts)?;
+        }
+        Ok(state)
+    }
+
+    /// The steps to the desired state, after checking that they can be taken at all.
+    ///
+    /// # Errors
+    /// When the machine cannot be read, a key is missing or an interface is not there.
+    pub async fn plan(&mut self, desired: &State) -> Result<Vec<Step>, Error> {
+        self.check(desired).await?;
+        let observed = self.observe(desired).await?;
+        Ok(diff(&observed, desired))
+    }
+
+    /// The steps that remove everything of ours that `keep` does not hold. `reference` is what the
+    /// objects ask for: it tells which addresses on foreign links are ours.
+    ///
+    /// # Errors
+    /// When the machine cannot be read.
+    pub async fn plan_removal(
+        &mut self,
+        reference: &State,
+        keep: &State,
+    ) -> Result<Vec<Step>, Error> {
+        let observed = self.observe(reference).await?;
+        Ok(diff(&observed, keep))
+    }
+
+    /// Takes the steps in order; `told` hears of each before it is taken.
+    ///
+    /// # Errors
+    /// At the first step that fails. What was done stays; the next apply goes on from there.
+    pub async fn execute(
+        &mut self,
+        steps: &[Step],
+        mut told: impl FnMut(usize, &Step),
+    ) -> Result<(), Error> {
+        let total = steps.len();
+        let mut done = 0;
+        while let Some(step) = steps.get(done) {
+            let batch = batch(&steps[done..]);
+            if batch == 0 {
+                told(done, step);
+                self.one(step)
+                    .await
+                    .map_err(|source| failed(done, total, step, source))?;
+                done += 1;
+                continue;
+            }
+            let namespace = step.namespace();
+            let facts = self.kernel.facts(namespace).await?;
+            let id = identity(namespace)?;
+            let group = &steps[done..done + batch];
+            for (i, step) in group.iter().enumerate() {
+                told(done + i, step);
+            }
+            netns::run_in(namespace, || dataplane_steps(group, id, &facts))?
+                .map_err(|(i, source)| failed(done + i, total, &group[i], source))?;
+            done += batch;
+        }
+        Ok(())
+    }
+
+    /// Brings what follows the kernel rather than the objects up to date in every instance: the
+    /// node's own addresses, resolved neighbours, leftovers of a writer that died.
+    ///
+    /// # Errors
+    /// When a map or the kernel cannot be read or written.
+    pub async fn refresh(&mut self, desired: &State) -> Result<(), Error> {
+        for (namespace, wanted) in &desired.namespaces {
+            if wanted.instance.is_some() {
+                refresh_instance(&mut self.kernel, namespace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The kernel access, for read-outs.
+    pub const fn kernel(&mut self) -> &mut Kernel {
+        &mut self.kernel
+    }
+
+    /// Everything a plan needs that is not on the machine's network: keys and interfaces.
+    async fn check(&mut self, desired: &State) -> Result<(), Error> {
+        for wanted in desired.namespaces.values() {
+            for device in wanted.wireguard.values() {
+                let (Some((network, resource)), Some(expected)) =
+                    (&device.key_of, &device.public_key)
+                else {
+                    continue;
+                };
+                let found = self.keys.public(network, resource)?;
+                if found != *expected {
+                    return Err(wireguard::Error::OtherKey {
+                        network: network.clone(),
+                        resource: resource.clone(),
+                        found: found.0,
+                        expected: expected.0.clone(),
+                    }
+                    .into());
+                }
+            }
+        }
+        let Some(node) = desired.namespaces.get(&Namespace::Node) else {
+            return Ok(());
+        };
+        for name in foreign(node) {
+            if !self.kernel.has_link(&Namespace::Node, &name).await? {
+                return Err(Error::NoInterface { name });
+            }
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::AddWireguard {
+                namespace,
+                name,
+                link,
+            } => self.add_wireguard(namespace, name, link).await,
+            Step::DeleteWireguard { namespace, name } => {
+                userspace::stop(name)?;
+                Ok(self.kernel.remove_named(namespace, name).await?)
+            }
+            Step::SetDevice {
+                namespace,
+                name,
+                key_of: (network, resource),
+                listen_port,
+            } => {
+                let key = self.keys.private(network, resource)?;
+                Ok(netns::run_in(namespace, || {
+                    device::set_device(name, &key, *listen_port)
+                })??)
+            }
+            Step::PutPeer {
+                namespace,
+                name,
+                peer,
+                endpoint,
+                config,
+            } => Ok(netns::run_in(namespace, || {
+                device::put_peer(name, peer, *endpoint, config)
+            })??),
+            Step::DeletePeer {
+                namespace,
+                name,
+                peer,
+            } => Ok(netns::run_in(namespace, || {
+                device::delete_peer(name, peer)
+            })??),
+            kernel => Ok(self.kernel.execute(kernel, &self.node).await?),
+        }
+    }
+
+    /// Born in the node's namespace, where its socket stays; marked there, so that a crash before
+    /// the move leaves something recognisable; then moved.
+    async fn add_wireguard(
+        &mut self,
+        namespace: &Namespace,
+        name: &str,
+        link: &Link,
+    ) -> Result<(), Error> {
+        if !self.kernel.has_link(namespace, name).await? {
+            if !self.kernel.has_link(&Namespace::Node, name).await? {
+                self.make_wireguard(name).await?;
+            }
+            self.kernel.set_link(&Namespace::Node, name, link).await?;
+            self.kernel.move_link(name, namespace).await?;
+        }
+        Ok(self.kernel.set_link(namespace, name, link).await?)
+    }
+
+    async fn make_wireguard(&mut self, name: &str) -> Result<(), Error> {
+        match &self.wireguard {
+            Implementation::Kernel => self.kernel.add_wireguard(name).await?,
+            Implementation::Auto => {
+                if self.kernel.add_wireguard(name).await.is_err() {
+                    userspace::start(name, None)?;
+                }
+            }
+            Implementation::Embedded => userspace::start(name, None)?,
+            Implementation::Program(program) => userspace::start(name, Some(program))?,
+        }
+        Ok(())
+    }
+}
+
+/// Brings the instance of one namespace up to date with the kernel.
+///
+/// # Errors
+/// When a map or the kernel cannot be read or written.
+pub async fn refresh_instance(kernel: &mut Kernel, namespace: &Namespace) -> Result<(), Error> {
+    let facts = kernel.facts(namespace).await?;
+    let id = identity(namespace)?;
+    Ok(netns::run_in(namespace, || match Instance::open(id)? {
+        Some(mut instance) => {
+            instance.set_connected(&facts)?;
+            instance.repair(&facts)
+        }
+        None => Ok(()),
+    })??)
+}
+
+/// What names a namespace for the data plane.
+///
+/// # Errors
+/// When it is not there.
+pub fn identity(namespace: &Namespace) -> Result<NamespaceId, Error> {
+    let (cookie, inode) = netns::identity(namespace)?;
+    Ok(NamespaceId { cookie, inode })
+}
+
+/// The interface names of foreign links in a namespace.
+fn foreign(state: &NamespaceState) -> BTreeSet<LinkName> {
+    let foreign = state
+        .links
+        .iter()
+        .filter(|(_, link)| link.kind == LinkKind::Foreign);
+    foreign.map(|(name, _)| name.clone()).collect()
+}
+
+/// How many of the first steps are the data plane's and of one namespace: they share one opening
+/// of its tables.
+fn batch(steps: &[Step]) -> usize {
+    let Some(first) = steps.first() else { return 0 };
+    steps
+        .iter()
+        .take_while(|step| is_dataplane(step) && step.namespace() == first.namespace())
+        .count()
+}
+
+const fn is_dataplane(step: &Step) -> bool {
+    matches!(
+        step,
+        Step::AddInstance { .. }
+            | Step::DeleteInstance { .. }
+            | Step::PutPort { .. }
+            | Step::DeletePort { .. }
+            | Step::PutFib { .. }
+            | Step::DeleteFib { .. }
+    )
+}
+
+/// Takes the steps of one namespace; an error names the step by its place.
+fn dataplane_steps(
+    steps: &[Step],
+    id: NamespaceId,
+    facts: &NamespaceFacts,
+) -> Result<(), (usize, Error)> {
+    let mut instance = Instance::open(id).map_err(|error| (0, error.into()))?;
+    for (i, step) in steps.iter().enumerate() {
+        dataplane_step(step, id, facts, &mut instance).map_err(|error| (i, error))?;
+    }
+    Ok(())
+}
+
+fn dataplane_step(
+    step: &Step,
+    id: NamespaceId,
+    facts: &NamespaceFacts,
+    open: &mut Option<Instance>,
+) -> Result<(), Error> {
+    match step {
+        Step::AddInstance {
+            namespace,
+            instance,
+        } => {
+            if let Some(found) = open.as_ref().filter(|found| found.name() != instance) {
+                let (namespace, found) = (namespace.clone(), found.name().to_owned());
+                return Err(Error::OtherInstance { namespace, found });
+            }
+            if open.is_none() {
+                *open = Some(Instance::create(instance, id)?);
+            }
+            // The node's own addresses first: a port that comes up must know them.
+            if let Some(instance) = open {
+                instance.set_connected(facts)?;
+            }
+        }
+        Step::DeleteInstance { .. } => {
+            if let Some(instance) = open.take() {
+                instance.delete()?;
+            }
+        }
+        Step::PutPort { name, port, .. } => {
+            if let Some(instance) = open {
+                instance.attach(name, *port, facts)?;
+            }
+        }
+        Step::DeletePort { name, .. } => {
+            if let Some(instance) = open {
+                instance.detach(name, facts)?;
+            }
+        }
+        Step::PutFib {
+            destination, route, ..
+        } => {
+            if let Some(instance) = open {
+                instance.put_route(*destination, Origin::Object, route, facts)?;
+            }
+        }
+        Step::DeleteFib { destination, .. } => {
+            if let Some(instance) = open {
+                match instance.remove_route(*destination, Origin::Object) {
+                    Ok(()) | Err(dataplane::Error::NoRoute { .. }) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        other => return Err(kernel::Error::NotOurs(other.to_string()).into()),
+    }
+    Ok(())
+}
+
+/// The instance of a namespace as far as objects are concerned. In the node's own namespace only
+/// the router's is ours; one made by hand is not.
+fn observe_instance(
+    namespace: &Namespace,
+    facts: &NamespaceFacts,
+) -> Result<Option<state::Instance>, Error> {
+    let id = identity(namespace)?;
+    let seen = netns::run_in(namespace, || -> Result<_, dataplane::Error> {
+        let Some(instance) = Instance::open(id)? else {
+            return Ok(None);
+        };
+        if *namespace == Namespace::Node && instance.name() != ROUTER_INSTANCE {
+            return Ok(None);
+        }
+        let ports = instance.ports(facts)?;
+        let routes = instance.routes(facts)?;
+        Ok(Some(state::Instance {
+            name: instance.name().to_owned(),
+            ports: ports
+                .into_iter()
+                .filter_map(|row| Some((row.name?, row.port)))
+                .collect(),
+            fib: routes
+                .into_iter()
+                .filter(|row| row.origin == Origin::Object)
+                .map(|row| (row.prefix, row.route))
+                .collect(),
+        }))
+    })??;
+    Ok(seen)
+}
+
+fn failed(done: usize, total: usize, step: &Step, source: Error) -> Error {
+    Error::Step {
+        number: done + 1,
+        total,
+        step: step.to_string(),
+        source: Box::new(source),
+    }
+}
