@@ -3,7 +3,6 @@
 //! There is no process behind it. Whoever opens a [`View`] reads the pinned maps, whoever opens an
 //! [`Instance`] changes them; a lock on the folder serialises writers.
 
-pub mod apply;
 pub mod attach;
 mod clsact;
 mod connected;
@@ -19,7 +18,7 @@ pub mod neighbour;
 mod next_hop;
 pub mod pin;
 mod port;
-pub mod route;
+mod route;
 mod sys;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,8 @@ use ipnet::IpNet;
 use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, PrefixKey, RibEntry, RibKey};
 
 use super::instance::View;
-use super::route::{self, Match, RouteRow, origin_name, prefix_key};
+use super::route::{self, prefix_key};
+pub use super::route::{Match, RouteRow, origin_name};
 use super::{Error, Instance, next_hop};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::FibRoute;

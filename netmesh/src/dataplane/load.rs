@@ -105,7 +105,10 @@ fn refused(source: impl std::error::Error + Send + Sync + 'static) -> Error {
     }
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(20)..].join("\n");
-    Error::Load { kernel: release(), tail }
+    Error::Load {
+        kernel: release(),
+        tail,
+    }
 }
 
 fn release() -> String {

@@ -166,7 +166,7 @@ pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A veth pair in the calling thread's namespace, up.
 pub(super) fn veth(name: &str, peer: &str) {
-    ip(&format!("link add {name} type veth peer name {peer}"));
+    ip(&format!("link add name {name} type veth peer name {peer}"));
     ip(&format!("link set {name} up"));
     ip(&format!("link set {peer} up"));
 }

@@ -237,9 +237,9 @@ fn the_next_writer_mends_what_a_killed_one_left() {
 #[test]
 fn connected_routes_follow_the_addresses() {
     alone(|| {
-        veth("a", "b");
-        ip("address add 2001:db8::1/64 dev a nodad");
-        ip("address add 10.0.0.1/24 dev a");
+        veth("p0", "p1");
+        ip("address add 2001:db8::1/64 dev p0 nodad");
+        ip("address add 10.0.0.1/24 dev p0");
         let mut instance = Instance::create("one", here()).unwrap();
         instance.set_connected(&facts()).unwrap();
         let words = |instance: &Instance| -> Vec<String> {
@@ -250,10 +250,10 @@ fn connected_routes_follow_the_addresses() {
         let v6 = ["2001:db8::/64", "2001:db8::/128", "2001:db8::1/128"];
         assert_eq!(words(&instance), [v4, v6].concat());
         let subnet = instance.get("10.0.0.7".parse().unwrap(), &facts()).unwrap();
-        let link = "a".to_owned();
+        let link = "p0".to_owned();
         assert_eq!(subnet.unwrap().row.route, FibRoute::Connected { link });
 
-        ip("address del 10.0.0.1/24 dev a");
+        ip("address del 10.0.0.1/24 dev p0");
         instance.set_connected(&facts()).unwrap();
         assert_eq!(words(&instance), v6);
     });
@@ -262,24 +262,28 @@ fn connected_routes_follow_the_addresses() {
 #[test]
 fn a_route_whose_device_is_gone_is_another_route() {
     alone(|| {
-        veth("a", "b");
+        veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
         let route = FibRoute::Via {
             gateway: Some("fe80::1".parse().unwrap()),
-            link: "a".into(),
+            link: "p0".into(),
         };
         let prefix = net("2001:db8::/64");
+        let now = |instance: &Instance| {
+            let mut routes = instance.routes_of(Origin::Object, &facts()).unwrap();
+            routes.remove(&prefix).unwrap()
+        };
         instance
             .put_route(prefix, Origin::Object, &route, &facts())
             .unwrap();
-        assert_eq!(instance.observe(&facts()).unwrap().fib[&prefix], route);
-        ip("link del a");
-        assert_ne!(instance.observe(&facts()).unwrap().fib[&prefix], route);
-        veth("a", "b");
-        assert_ne!(instance.observe(&facts()).unwrap().fib[&prefix], route);
+        assert_eq!(now(&instance), route);
+        ip("link del p0");
+        assert_ne!(now(&instance), route);
+        veth("p0", "p1");
+        assert_ne!(now(&instance), route);
         instance
             .put_route(prefix, Origin::Object, &route, &facts())
             .unwrap();
-        assert_eq!(instance.observe(&facts()).unwrap().fib[&prefix], route);
+        assert_eq!(now(&instance), route);
     });
 }
