@@ -22,6 +22,7 @@ mod route;
 mod sys;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};

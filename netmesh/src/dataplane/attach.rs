@@ -16,8 +16,9 @@ use std::path::PathBuf;
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use netmesh_common::table::Port as PortEntry;
 
-use super::fib::{device, not_found};
+use super::fib::device;
 use super::instance::View;
+use super::maps::{found, gone};
 use super::{Error, Instance, clsact, pin, sys};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, LinkName, Port, Sources};
@@ -83,17 +84,7 @@ impl View {
     pub fn ports(&self, facts: &NamespaceFacts) -> Result<Vec<PortRow>, Error> {
         let mut rows = Vec::new();
         for (kind, ifindex) in self.links()? {
-            let entry = match self.maps.ports.get(&ifindex, 0) {
-                Ok(entry) => Some(entry),
-                Err(error) if not_found(&error) => None,
-                Err(source) => {
-                    return Err(Error::Map {
-                        map: "PORTS",
-                        action: "read it",
-                        source,
-                    });
-                }
-            };
+            let entry = found(self.maps.ports.get(&ifindex, 0), "PORTS")?;
             let alive = entry.is_some() && self.is_attached(kind, ifindex)?;
             let entry = entry.unwrap_or_default();
             // A device of another shape under an old index is another device.
@@ -101,15 +92,15 @@ impl View {
                 device.mac.unwrap_or_default() == entry.mac
                     && device.mac.is_none() == (entry.flags & PortEntry::LAYER3 != 0)
             };
-            let found = facts
+            let seen = facts
                 .name_of(ifindex)
                 .filter(|_| alive)
                 .and_then(|name| Some((name, facts.devices.get(name)?)))
                 .filter(|(_, device)| same(device));
-            let veth = found.is_some_and(|(_, device)| device.kind == "veth");
+            let veth = seen.is_some_and(|(_, device)| device.kind == "veth");
             rows.push(PortRow {
                 ifindex,
-                name: found.map(|(name, _)| name.clone()),
+                name: seen.map(|(name, _)| name.clone()),
                 port: Port {
                     hook: kind.hook(),
                     sources: sources(&entry),
@@ -310,14 +301,7 @@ impl Instance {
     }
 
     fn remove_transmit(&mut self, ifindex: u32) -> Result<(), Error> {
-        match self.maps().tx.remove(ifindex) {
-            Err(source) if !not_found(&source) => Err(Error::Map {
-                map: "TX",
-                action: "remove a port",
-                source,
-            }),
-            _ => Ok(()),
-        }
+        gone(self.maps().tx.remove(ifindex), "TX", "remove a port")
     }
 
     /// Links and ports of devices that no longer exist, and what a killed writer left.

@@ -3,6 +3,7 @@
 //! Such a filter cannot be pinned, and needs not to be: it stays until it is removed. The
 //! program is pinned in its place to record that it is there.
 
+use std::io;
 use std::path::Path;
 
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
@@ -44,18 +45,45 @@ pub(super) fn attach(program: &Path, name: &str, record: &Path) -> Result<(), Er
     Ok(())
 }
 
+/// Puts another program into the filter of a device; `record` is `clsact-<ifindex>`.
+pub(super) fn replace(program: &Path, record: &str, path: &Path) -> Result<(), Error> {
+    let Some(name) = record
+        .rsplit_once('-')
+        .and_then(|(_, ifindex)| name_of(ifindex.parse().ok()?))
+    else {
+        return Ok(()); // The device is gone.
+    };
+    let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
+        hook: "TC (clsact)",
+        name: name.clone(),
+        remedy: "; `tc filter show dev NAME ingress` shows what is there",
+        source,
+    };
+    let link = place(&name).map_err(|error| fail(error.into()))?;
+    let mut program = SchedClassifier::from_pin(program).map_err(|error| fail(error.into()))?;
+    let link = program
+        .attach_to_link(link)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| fail(error.into()))?;
+    std::mem::forget(link); // Dropping it would remove the filter.
+    std::fs::remove_file(path).map_err(|error| fail(error.into()))?;
+    program.pin(path).map_err(|error| fail(error.into()))
+}
+
 /// Removes the filter. A device that is gone has taken it along.
 pub(super) fn detach(ifindex: u32) {
-    let name = nix::net::if_::if_indextoname(ifindex);
-    if let Some(name) = name.ok().and_then(|name| name.into_string().ok())
-        && let Ok(link) = SchedClassifierLink::attached(
-            &name,
-            TcAttachType::Ingress,
-            PRIORITY,
-            TcHandle::new(0, HANDLE),
-            None,
-        )
-    {
+    if let Some(link) = name_of(ifindex).and_then(|name| place(&name).ok()) {
         drop(link); // This is what removes it.
     }
+}
+
+/// The place of our filter on a device, whether or not it is there.
+fn place(name: &str) -> Result<SchedClassifierLink, io::Error> {
+    let handle = TcHandle::new(0, HANDLE);
+    SchedClassifierLink::attached(name, TcAttachType::Ingress, PRIORITY, handle, None)
+}
+
+fn name_of(ifindex: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(ifindex).ok()?;
+    name.into_string().ok()
 }

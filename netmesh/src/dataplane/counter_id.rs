@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use aya::maps::{MapError, PerCpuValues};
 use netmesh_common::table::{FibEntry, Origin, PrefixCounters, PrefixKey};
 
-use super::fib::{not_found, rib_key_of};
+use super::fib::rib_key_of;
+use super::maps::{found, retry_memory};
 use super::{Error, Instance};
 
 /// Key of the first identity never given out: family 0 is no prefix.
@@ -100,41 +101,26 @@ impl Instance {
 
     fn has_route(&self, prefix: &PrefixKey) -> Result<bool, Error> {
         for origin in Origin::ALL {
-            match self.maps.rib.get(&rib_key_of(prefix, *origin), 0) {
-                Ok(_) => return Ok(true),
-                Err(error) if not_found(&error) => {}
-                Err(source) => {
-                    return Err(Error::Map {
-                        map: "RIB",
-                        action: "read it",
-                        source,
-                    });
-                }
+            let key = rib_key_of(prefix, *origin);
+            if found(self.maps.rib.get(&key, 0), "RIB")?.is_some() {
+                return Ok(true);
             }
         }
         Ok(false)
     }
 
     fn identity(&self, prefix: &PrefixKey) -> Result<Option<u32>, Error> {
-        match self.maps.counter_ids.get(prefix, 0) {
-            Ok(id) => Ok(Some(id)),
-            Err(error) if not_found(&error) => Ok(None),
-            Err(source) => Err(Error::Map {
-                map: "COUNTER_IDS",
-                action: "read it",
-                source,
-            }),
-        }
+        found(self.maps.counter_ids.get(prefix, 0), "COUNTER_IDS")
     }
 
     fn set_identity(&mut self, prefix: &PrefixKey, id: u32) -> Result<(), Error> {
-        super::fib::retry_memory(|| self.maps().counter_ids.insert(prefix, id, 0)).map_err(
-            |source| Error::Map {
+        retry_memory(|| self.maps().counter_ids.insert(prefix, id, 0)).map_err(|source| {
+            Error::Map {
                 map: "COUNTER_IDS",
                 action: "write it",
                 source,
-            },
-        )
+            }
+        })
     }
 
     fn clear_prefix_counters(&mut self, id: u32) -> Result<(), Error> {

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, PrefixKey, RibEntry, RibKey};
 
 use super::instance::View;
+use super::maps::{found, gone, retry_memory};
 use super::route::{self, prefix_key};
 pub use super::route::{Match, RouteRow, origin_name};
 use super::{Error, Instance, next_hop};
@@ -359,58 +360,5 @@ pub(super) fn rib_key_of(prefix: &PrefixKey, origin: Origin) -> RibKey {
         prefix: *prefix,
         origin: origin as u8,
         reserved: [0; 3],
-    }
-}
-
-pub(super) fn not_found(error: &MapError) -> bool {
-    match error {
-        MapError::KeyNotFound | MapError::ElementNotFound => true,
-        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
-        _ => false,
-    }
-}
-
-/// A fresh trie allocates without waiting and may be refused memory that is there a moment later.
-pub(super) fn retry_memory(
-    mut insert: impl FnMut() -> Result<(), MapError>,
-) -> Result<(), MapError> {
-    let mut attempt = 0;
-    loop {
-        match insert() {
-            Err(MapError::SyscallError(error))
-                if attempt < 5 && error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
-            {
-                attempt += 1;
-                std::thread::sleep(std::time::Duration::from_millis(1 << attempt));
-            }
-            other => return other,
-        }
-    }
-}
-
-fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, Error> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if not_found(&error) => Ok(None),
-        Err(source) => Err(Error::Map {
-            map,
-            action: "read it",
-            source,
-        }),
-    }
-}
-
-fn gone(
-    result: Result<(), MapError>,
-    map: &'static str,
-    action: &'static str,
-) -> Result<(), Error> {
-    match result {
-        Err(source) if !not_found(&source) => Err(Error::Map {
-            map,
-            action,
-            source,
-        }),
-        _ => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Programs and maps into the kernel.
 
 use std::fs;
+use std::path::PathBuf;
 
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
@@ -19,6 +20,9 @@ pub(super) const FOLLOWERS: [(&str, &str); 3] = [
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
 ];
+
+/// Programs that are pinned to be attached to ports.
+pub(super) const PROGRAMS: [&str; 3] = ["netmesh_xdp", "netmesh_pass", "netmesh_tc"];
 
 /// Loads everything, attaches the follower, pins it all into `folder`.
 pub(super) fn load(
@@ -42,26 +46,62 @@ pub(super) fn load(
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }
-    for name in ["netmesh_xdp", "netmesh_pass"] {
-        let program: &mut Xdp = program(&mut ebpf, name)?;
-        program.load().map_err(refused)?;
-        program.pin(folder.program(name)).map_err(refused)?;
-    }
-    let program_tc: &mut SchedClassifier = program(&mut ebpf, "netmesh_tc")?;
-    program_tc.load().map_err(refused)?;
-    program_tc
-        .pin(folder.program("netmesh_tc"))
-        .map_err(refused)?;
-
-    // Without the follower the data plane works, and says so.
-    if let Err(error) = layout.map(drop).and_then(|()| follow(&mut ebpf, folder)) {
-        tracing::warn!(instance = folder.name, %error, "neighbours are not followed");
+    pin_programs(&mut ebpf, |name| folder.program(name))?;
+    let follower = layout
+        .map(drop)
+        .and_then(|()| follow(&mut ebpf, |name| folder.links().join(name)));
+    if let Err(error) = follower {
+        unfollowed(folder, &error);
     }
     Ok(())
 }
 
+/// Loads the programs once more, upon the maps that are there, and pins them under the names
+/// that `program` and `link` give.
+pub(super) fn reload(
+    folder: &Folder,
+    namespace: NamespaceId,
+    program: impl Fn(&str) -> PathBuf,
+    link: impl Fn(&str) -> PathBuf,
+) -> Result<(), Error> {
+    let layout = kernel_layout::read(namespace.inode);
+    let known = layout.as_ref().copied().unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("NEIGHBOUR_LAYOUT", &known, true);
+    for name in maps::NAMES {
+        // The shape of the pins was checked when the instance was opened: the library does not.
+        loader.map_pin_path(name, folder.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+    pin_programs(&mut ebpf, program)?;
+    if let Err(error) = layout.map(drop).and_then(|()| follow(&mut ebpf, link)) {
+        unfollowed(folder, &error);
+    }
+    Ok(())
+}
+
+fn pin_programs(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
+    for name in PROGRAMS {
+        if name == "netmesh_tc" {
+            let classifier: &mut SchedClassifier = program(ebpf, name)?;
+            classifier.load().map_err(refused)?;
+            classifier.pin(path(name)).map_err(refused)?;
+        } else {
+            let xdp: &mut Xdp = program(ebpf, name)?;
+            xdp.load().map_err(refused)?;
+            xdp.pin(path(name)).map_err(refused)?;
+        }
+    }
+    Ok(())
+}
+
+/// Without the follower the data plane works, and says so.
+fn unfollowed(folder: &Folder, error: &Error) {
+    tracing::warn!(instance = folder.name, %error, "neighbours are not followed");
+}
+
 /// All of the follower, or none of it.
-fn follow(ebpf: &mut Ebpf, folder: &Folder) -> Result<(), Error> {
+fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
     let btf = Btf::from_sys_fs().map_err(refused)?;
     let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
@@ -72,7 +112,7 @@ fn follow(ebpf: &mut Ebpf, folder: &Folder) -> Result<(), Error> {
         links.push((name, link));
     }
     for (name, link) in links {
-        link.pin(folder.links().join(name)).map_err(refused)?;
+        link.pin(path(name)).map_err(refused)?;
     }
     Ok(())
 }

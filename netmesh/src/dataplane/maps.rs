@@ -254,3 +254,59 @@ fn typed<T: TryFrom<Map, Error = MapError>>(folder: &Folder, shape: &Shape) -> R
 fn raw(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
     sys::open(&folder.map(shape.name)).map_err(|source| unreadable(shape.name, source))
 }
+
+/// The map has no such key.
+pub(super) fn not_found(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// A fresh trie allocates without waiting and may be refused memory that is there a moment later.
+pub(super) fn retry_memory(
+    mut insert: impl FnMut() -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let mut attempt = 0;
+    loop {
+        match insert() {
+            Err(MapError::SyscallError(error))
+                if attempt < 5 && error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                attempt += 1;
+                std::thread::sleep(std::time::Duration::from_millis(1 << attempt));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What a lookup found.
+pub(super) fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if not_found(&error) => Ok(None),
+        Err(source) => Err(Error::Map {
+            map,
+            action: "read it",
+            source,
+        }),
+    }
+}
+
+/// A removal; what is not there is as good as removed.
+pub(super) fn gone(
+    result: Result<(), MapError>,
+    map: &'static str,
+    action: &'static str,
+) -> Result<(), Error> {
+    match result {
+        Err(source) if !not_found(&source) => Err(Error::Map {
+            map,
+            action,
+            source,
+        }),
+        _ => Ok(()),
+    }
+}

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use netmesh_common::table::{Link, MAX_NEXT_HOPS, NeighbourKey, NextHop};
 
-use super::maps::Maps;
+use super::maps::{Maps, gone};
 use super::neighbour::{self, Lookup};
 use super::sys::Mapping;
 use super::{Error, neighbour::encode};
@@ -121,12 +121,12 @@ impl NextHops {
             if let Some(hop) = self.load(id)
                 && let Some(address) = decode(&hop)
             {
-                match maps.neighbours.remove(&neighbour_key(hop.ifindex, address)) {
-                    Err(source) if !super::fib::not_found(&source) => {
-                        return Err(fail("NEIGHBOURS", "remove a neighbour", source));
-                    }
-                    _ => {}
-                }
+                let key = neighbour_key(hop.ifindex, address);
+                gone(
+                    maps.neighbours.remove(&key),
+                    "NEIGHBOURS",
+                    "remove a neighbour",
+                )?;
             }
             self.store(id, &NextHop::default());
             self.set_link(id, Link::UNRESOLVED);

@@ -87,6 +87,18 @@ impl Folder {
             .collect())
     }
 
+    /// Removes an instance whose namespace no longer exists: nobody can enter it to delete the
+    /// instance from inside.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn discard(&self) -> Result<(), Error> {
+        match self.lock()? {
+            Some(_lock) => self.remove(),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.path.join("maps").join(name)
     }

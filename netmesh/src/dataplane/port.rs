@@ -7,8 +7,8 @@ use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
 use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS};
 
-use super::fib::not_found;
 use super::instance::View;
+use super::maps::{found, gone};
 use super::{Error, Instance};
 use crate::plan::facts::Device;
 use crate::plan::state::{Hook, Port, Sources};
@@ -28,10 +28,9 @@ impl Instance {
     /// Makes a device known to the programs. Only a device that runs XDP may be sent frames from
     /// XDP.
     pub(super) fn put_port(&mut self, device: &Device, port: Port) -> Result<(), Error> {
-        let slot = match self.maps.ports.get(&device.ifindex, 0) {
-            Ok(entry) => entry.slot,
-            Err(error) if not_found(&error) => self.free_slot()?,
-            Err(source) => return Err(fail("PORTS", "read it", source)),
+        let slot = match found(self.maps.ports.get(&device.ifindex, 0), "PORTS")? {
+            Some(entry) => entry.slot,
+            None => self.free_slot()?,
         };
         let layer3 = if device.mac.is_none() {
             PortEntry::LAYER3
@@ -69,18 +68,8 @@ impl Instance {
     /// Makes the programs forget a device. One they do not know is fine.
     pub(super) fn remove_port(&mut self, ifindex: u32) -> Result<(), Error> {
         let maps = self.maps();
-        for (map, result) in [
-            ("TX", maps.tx.remove(ifindex)),
-            ("PORTS", maps.ports.remove(&ifindex)),
-        ] {
-            match result {
-                Err(source) if !not_found(&source) => {
-                    return Err(fail(map, "remove a port", source));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+        gone(maps.tx.remove(ifindex), "TX", "remove a port")?;
+        gone(maps.ports.remove(&ifindex), "PORTS", "remove a port")
     }
 
     /// Removes what is known of devices to which nothing is attached: a writer was killed.

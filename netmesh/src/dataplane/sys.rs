@@ -59,6 +59,14 @@ pub(super) fn attach(
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Puts another program behind a link, atomically.
+pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
 /// Detaches a link at once, whoever else holds it open.
 pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 
 use super::lab::{Machine, alone, eventually, facts, here, ip, tc, veth};
-use crate::dataplane::{Error, Instance, View, sys};
+use crate::dataplane::{Error, Instance, View, pin, sys};
 use crate::plan::state::{Hook, Port, Sources};
 
 const XDP: Port = Port {
@@ -213,5 +213,63 @@ fn the_other_end_of_a_pair_gets_the_pass_program() {
         eventually("the end of the program", || {
             !machine.ip("link show p1").contains("prog/xdp")
         });
+    });
+}
+
+#[test]
+fn an_upgrade_changes_the_programs_and_nothing_else() {
+    alone(|| {
+        for n in [0, 2, 4] {
+            veth(&format!("p{n}"), &format!("p{}", n + 1));
+        }
+        let mut instance = Instance::create("one", here()).unwrap();
+        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p2", TC, &facts()).unwrap();
+        let device = facts().devices["p4"].clone();
+        instance.put_port(&device, TC).unwrap();
+        instance.attach_clsact(&device, "p4").unwrap();
+        let pass = facts().devices["p1"].ifindex;
+        instance.attach_pass(pass).unwrap();
+        let pins = |instance: &Instance| pin::entries(&instance.path().join("links")).unwrap();
+        let programs = |instance: &Instance| -> Vec<u32> {
+            let names = pins(instance).into_iter();
+            names
+                .filter(|name| name.contains('-') && !name.starts_with("clsact"))
+                .map(|name| program_on(instance, &name))
+                .collect()
+        };
+        let (before, names) = (programs(&instance), pins(&instance));
+        let filter = tc("filter show dev p4 ingress");
+        let ports = words(&instance);
+        assert_eq!((before.len(), ports.len(), names.len()), (3, 3, 7));
+
+        // What a killed upgrade left is in nobody's way.
+        let xdp = instance.path().join("progs/netmesh_xdp");
+        let left = instance.path().join("progs/new-netmesh_xdp");
+        sys::pin(sys::open(&xdp).unwrap().as_fd(), &left).unwrap();
+
+        instance.upgrade(here()).unwrap();
+        let after = programs(&instance);
+        assert!(
+            after.iter().all(|id| !before.contains(id)),
+            "{before:?} {after:?}"
+        );
+        assert_ne!(tc("filter show dev p4 ingress"), filter);
+        assert_eq!(
+            tc("filter show dev p4 ingress").matches("handle ").count(),
+            1
+        );
+        assert_eq!(words(&instance), ports);
+        assert_eq!(pins(&instance), names);
+        assert_eq!(
+            pin::entries(&instance.path().join("progs")).unwrap().len(),
+            3
+        );
+        assert_eq!(
+            instance.follower().unwrap(),
+            crate::dataplane::neighbour::Follower::Follows
+        );
+        instance.detach("p4", &facts()).unwrap();
+        assert!(!tc("filter show dev p4 ingress").contains("netmesh_tc"));
     });
 }

@@ -3,9 +3,10 @@
 use ipnet::IpNet;
 use netmesh_common::table::{FibEntry, Origin};
 
-use super::lab::{alone, facts, here, ip, towards, veth};
+use super::lab::{alone, eventually, facts, here, ip, towards, veth};
+use crate::dataplane::fib::rib_key_of;
 use crate::dataplane::route::prefix_key;
-use crate::dataplane::{Capacity, Error, Instance};
+use crate::dataplane::{Capacity, Error, Instance, View};
 use crate::plan::state::FibRoute;
 
 fn net(text: &str) -> IpNet {
@@ -219,18 +220,80 @@ fn the_next_writer_mends_what_a_killed_one_left() {
         instance
             .put_route(b, Origin::Fpm, &FibRoute::Punt, &facts)
             .unwrap();
-        let of_b = crate::dataplane::fib::rib_key_of(&prefix_key(b), Origin::Object);
+        let of_b = rib_key_of(&prefix_key(b), Origin::Object);
         instance.erase_rib(&of_b).unwrap();
         instance.torn = true;
         drop(instance);
 
-        let view = crate::dataplane::View::open(here()).unwrap().unwrap();
+        let view = View::open(here()).unwrap().unwrap();
         assert!(view.get(b.addr(), &facts).unwrap().unwrap().stale);
         let instance = Instance::open(here()).unwrap().unwrap();
         assert!(in_fib(&instance, a).is_some());
         assert_eq!(in_fib(&instance, b).unwrap().origin, Origin::Fpm as u8);
         drop(instance);
         assert!(!view.path().join("dirty").exists());
+    });
+}
+
+/// Changes routes until it is killed; run by the test below as a process of its own.
+#[test]
+#[ignore = "never ends; `a_killed_writer_leaves_nothing_torn` runs and kills it"]
+fn a_writer_to_be_killed() {
+    if std::env::var_os("NETMESH_TEST_VICTIM").is_none() {
+        return;
+    }
+    let mut instance = Instance::open(here()).unwrap().unwrap();
+    let facts = facts();
+    for n in 0.. {
+        let prefix = net(&format!("2001:db8:{:x}::/64", n % 64));
+        let origin = [Origin::Object, Origin::Static][n / 64 % 2];
+        let _ = instance.remove_route(prefix, origin);
+        let route = [FibRoute::Punt, FibRoute::Blackhole, FibRoute::Prohibit];
+        instance
+            .put_route(prefix, origin, &route[n % 3], &facts)
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_killed_writer_leaves_nothing_torn() {
+    alone(|| {
+        drop(Instance::create("one", here()).unwrap());
+        for round in 0..20 {
+            let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "dataplane::tests::route::a_writer_to_be_killed"])
+                .args(["--ignored", "--test-threads=1"])
+                .env("NETMESH_TEST_VICTIM", "1")
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let view = View::open(here()).unwrap().unwrap();
+            eventually("the writer at work", || view.path().join("dirty").exists());
+            std::thread::sleep(std::time::Duration::from_micros(1700 * round));
+            victim.kill().unwrap();
+            victim.wait().unwrap();
+
+            let instance = Instance::open(here()).unwrap().unwrap();
+            let routes = instance.routes(&facts()).unwrap();
+            let active: Vec<_> = routes.iter().filter(|row| row.active).collect();
+            for row in &active {
+                let entry = in_fib(&instance, row.prefix).unwrap();
+                assert_eq!(entry.origin, row.origin as u8, "{row:?}");
+                assert!(
+                    !instance
+                        .get(row.prefix.addr(), &facts())
+                        .unwrap()
+                        .unwrap()
+                        .stale
+                );
+            }
+            // And nothing that no route asks for.
+            for n in 0..64 {
+                let prefix = net(&format!("2001:db8:{n:x}::/64"));
+                let wanted = active.iter().any(|row| row.prefix == prefix);
+                assert_eq!(in_fib(&instance, prefix).is_some(), wanted, "{prefix}");
+            }
+        }
     });
 }
 

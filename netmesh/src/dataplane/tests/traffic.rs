@@ -6,6 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use netmesh_common::table::Origin;
@@ -47,12 +48,18 @@ impl Lab {
             machine.ip(&format!("address add 10.16.{n}.1/24 dev lo"));
             machine.ip(&format!("route add default via 2001:db8:f{n}::1"));
             machine.ip(&format!("route add default via 10.15.{n}.1"));
-            for address in [format!("2001:db8:f{n}::2"), format!("10.15.{n}.2")] {
-                let mac = machine.run(|| facts().devices["up0"].mac.unwrap());
-                let [a, b, c, d, e, f] = mac;
+            // No machine waits for neighbour discovery, which waits for address detection.
+            let text = |[a, b, c, d, e, f]: [u8; 6]| {
+                format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+            };
+            let theirs = text(machine.run(|| facts().devices["up0"].mac.unwrap()));
+            let ours = text(facts().devices[&format!("port{n}")].mac.unwrap());
+            for net in [format!("2001:db8:f{n}::"), format!("10.15.{n}.")] {
                 ip(&format!(
-                    "neigh replace {address} dev port{n} nud permanent \
-                     lladdr {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
+                    "neigh replace {net}2 dev port{n} nud permanent lladdr {theirs}"
+                ));
+                machine.ip(&format!(
+                    "neigh replace {net}1 dev up0 nud permanent lladdr {ours}"
                 ));
             }
         }
@@ -102,6 +109,8 @@ fn listen(at: &str) -> UdpSocket {
     if at.contains(':') {
         set(&socket, libc::SOL_UDP, 102, 1); // UDP_NO_CHECK6_RX
     }
+    // A receiver that gets no CPU for a while must not look like a router that loses packets.
+    set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 64 << 20);
     let timeout = Some(Duration::from_secs(3));
     socket.set_read_timeout(timeout).unwrap();
     socket
@@ -304,6 +313,50 @@ fn packets_without_a_link_layer_header_are_routed_both_ways() {
         assert_eq!(counters(&instance, "tunnel").forwarded.packets, COUNT);
         assert_eq!(counters(&instance, "port0").forwarded.packets, 2 * COUNT);
         assert_eq!(towards(&instance)["2001:db8:77::/64"], COUNT);
+    });
+}
+
+#[test]
+fn an_upgrade_loses_no_packet() {
+    alone(|| {
+        let lab = Lab::new();
+        let mut instance = Instance::create("router", here()).unwrap();
+        Lab::route(&mut instance);
+        for name in ["port0", "port1"] {
+            instance.attach(name, port(Hook::Xdp), &facts()).unwrap();
+        }
+        lab.right.run(|| {
+            instance
+                .attach_pass(facts().devices["up0"].ifindex)
+                .unwrap()
+        });
+        let (from, to) = ("2001:db8:0::1", "2001:db8:1::1");
+        let socket = lab.right.run(|| listen(to));
+        let stop = AtomicBool::new(false);
+        let sent = std::thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                lab.left.run(|| {
+                    let mut rounds = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        send(from, to);
+                        std::thread::sleep(Duration::from_millis(1));
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            });
+            for _ in 0..3 {
+                instance.upgrade(here()).unwrap();
+            }
+            stop.store(true, Ordering::Relaxed);
+            sender.join().unwrap()
+        });
+        for _ in 0..sent {
+            receive(&socket);
+        }
+        assert!(sent > 10, "{sent}");
+        let forwarded = counters(&instance, "port0").forwarded.packets;
+        assert_eq!(forwarded, sent * COUNT);
     });
 }
 
