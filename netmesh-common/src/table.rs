@@ -118,6 +118,11 @@ pub struct FibEntry {
     pub reserved: [u8; 5],
 }
 
+impl FibEntry {
+    /// `counter` of a prefix that is not counted by itself.
+    pub const UNCOUNTED: u32 = u32::MAX;
+}
+
 /// Value of the next-hop table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -1,6 +1,6 @@
 //! The maps, private behind functions, and the table view the decision sees.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
@@ -20,8 +20,9 @@ const MAX_COUNTERS: u32 = 1 << 16;
 static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+// Mapped by user space, which must change a link word only if the follower has not done so first.
 #[map]
-static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, 0);
+static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
 #[map]
@@ -34,10 +35,11 @@ static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(M
 static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
 // The next two are user space's own memory; they are made and pinned with the rest.
 #[map]
-static RIB: HashMap<RibKey, RibEntry> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+static RIB: HashMap<RibKey, RibEntry> =
+    HashMap::with_max_entries(2 * MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
-    HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+    HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
 
 /// The tables as the decision sees them.
 pub(crate) struct Tables;

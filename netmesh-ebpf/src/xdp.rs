@@ -6,6 +6,7 @@ use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide;
 use netmesh_common::header::Family;
+use netmesh_common::table::Port;
 use netmesh_common::verdict::{DropReason, Forward, PuntReason, Verdict};
 use netmesh_common::view::{Ingress, PacketView};
 
@@ -33,9 +34,12 @@ impl PacketView for Frame<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
     let ifindex = context.ingress_ifindex() as u32;
-    let Some(port) = maps::port(ifindex) else {
+    let Some(mut port) = maps::port(ifindex) else {
         return xdp_action::XDP_PASS;
     };
+    // Frames have a link-layer header; without this the verifier must also follow packets that
+    // have none.
+    port.flags &= !Port::LAYER3;
     let ingress = Ingress {
         ifindex,
         port,

@@ -1,9 +1,12 @@
 //! The data plane: programs and maps for one namespace, pinned together under one folder.
 //!
-//! There is no process behind it. Whoever opens an [`Instance`] works on the pinned maps; a lock
-//! on the folder serialises writers.
+//! There is no process behind it. Whoever opens a [`View`] reads the pinned maps, whoever opens an
+//! [`Instance`] changes them; a lock on the folder serialises writers.
 
 pub mod attach;
+mod clsact;
+mod connected;
+mod counter_id;
 pub mod counters;
 pub mod error;
 pub mod fib;
@@ -11,8 +14,15 @@ pub mod instance;
 mod kernel_layout;
 mod load;
 mod maps;
+pub mod neighbour;
 mod next_hop;
 pub mod pin;
+mod port;
+mod route;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod upgrade;
 
 pub use error::Error;
-pub use instance::Instance;
+pub use instance::{Capacity, Instance, View};

@@ -1,29 +1,27 @@
-//! Ports: programs on devices.
+//! Programs on devices.
 //!
 //! ```text
 //!   attach: PORTS entry ─► TX entry ─► link pinned       the program finds complete tables
 //!   detach: link gone ─► TX entry ─► PORTS entry
 //! ```
-//! A link is pinned as `<hook>-<ifindex>`; the name tells what is attached where.
+//! A link is pinned as `<hook>-<ifindex>`; the name tells what is attached where, the kernel
+//! whether it still is.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
+use netmesh_common::table::Port as PortEntry;
 
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, tc};
-use aya_obj::programs::XdpAttachType;
-use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS};
-
-use super::fib::{device, not_found};
-use super::pin;
-use super::{Error, Instance};
+use super::fib::device;
+use super::instance::View;
+use super::maps::{found, gone};
+use super::{Error, Instance, clsact, pin, sys};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, LinkName, Port, Sources};
-
-/// Priority and handle of our filter on kernels without TCX.
-const CLSACT_PRIORITY: u16 = 50;
-const CLSACT_HANDLE: u32 = 1;
 
 /// How a link is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +32,7 @@ enum Kind {
     Clsact,
 }
 
-const KINDS: [(Kind, &str); 4] = [
-    (Kind::Xdp, "xdp"),
-    (Kind::XdpGeneric, "xdpgeneric"),
-    (Kind::Tcx, "tcx"),
-    (Kind::Clsact, "clsact"),
-];
+const KINDS: [Kind; 4] = [Kind::Xdp, Kind::XdpGeneric, Kind::Tcx, Kind::Clsact];
 
 impl Kind {
     const fn hook(self) -> Hook {
@@ -49,6 +42,15 @@ impl Kind {
             Self::Tcx | Self::Clsact => Hook::Tc,
         }
     }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdpgeneric",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
 }
 
 /// One attached port, as the pins and the port table show it.
@@ -56,7 +58,8 @@ impl Kind {
 pub struct PortRow {
     /// Interface index.
     pub ifindex: u32,
-    /// The device; `None` when it is gone from the namespace.
+    /// The device; `None` when it is gone from the namespace, or nothing is attached to it any
+    /// more.
     pub name: Option<LinkName>,
     /// How it is attached.
     pub port: Port,
@@ -64,14 +67,96 @@ pub struct PortRow {
     pub link: &'static str,
     /// Index of its counters.
     pub slot: u32,
+    /// What an operator should know about this port.
+    pub warning: Option<&'static str>,
+}
+
+/// Native XDP sends frames to the other end of a veth pair only where that end runs NAPI.
+const VETH_WARNING: &str = "native XDP on a veth: the other end must run NAPI or frames sent to \
+                            this port are lost; turn its GRO on (`ethtool -K NAME gro on`) or \
+                            attach an XDP program there";
+
+impl View {
+    /// Every attached port.
+    ///
+    /// # Errors
+    /// When pins or tables cannot be read.
+    pub fn ports(&self, facts: &NamespaceFacts) -> Result<Vec<PortRow>, Error> {
+        let mut rows = Vec::new();
+        for (kind, ifindex) in self.links()? {
+            let entry = found(self.maps.ports.get(&ifindex, 0), "PORTS")?;
+            let alive = entry.is_some() && self.is_attached(kind, ifindex)?;
+            let entry = entry.unwrap_or_default();
+            // A device of another shape under an old index is another device.
+            let same = |device: &Device| {
+                device.mac.unwrap_or_default() == entry.mac
+                    && device.mac.is_none() == (entry.flags & PortEntry::LAYER3 != 0)
+            };
+            let seen = facts
+                .name_of(ifindex)
+                .filter(|_| alive)
+                .and_then(|name| Some((name, facts.devices.get(name)?)))
+                .filter(|(_, device)| same(device));
+            let veth = seen.is_some_and(|(_, device)| device.kind == "veth");
+            rows.push(PortRow {
+                ifindex,
+                name: seen.map(|(name, _)| name.clone()),
+                port: Port {
+                    hook: kind.hook(),
+                    sources: sources(&entry),
+                },
+                link: kind.word(),
+                slot: entry.slot,
+                warning: (kind == Kind::Xdp && veth).then_some(VETH_WARNING),
+            });
+        }
+        Ok(rows)
+    }
+
+    /// The kernel still has the link on that device. A link outlives its device, and anybody may
+    /// detach one.
+    fn is_attached(&self, kind: Kind, ifindex: u32) -> Result<bool, Error> {
+        if kind == Kind::Clsact {
+            return Ok(true);
+        }
+        let path = self.link_path(kind, ifindex);
+        let link = match sys::open(&path) {
+            // Removed since the folder was read.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            other => other.map_err(|source| pin_error("cannot open", path.clone(), source))?,
+        };
+        let facts = sys::link_facts(link.as_fd())
+            .map_err(|source| pin_error("cannot ask the kernel about", path, source))?;
+        Ok(facts.ifindex == ifindex)
+    }
+
+    fn links(&self) -> Result<Vec<(Kind, u32)>, Error> {
+        let names = pin::entries(&self.folder.links())?;
+        Ok(names
+            .iter()
+            .filter_map(|name| {
+                let (word, ifindex) = name.split_once('-')?;
+                let kind = KINDS.into_iter().find(|kind| kind.word() == word)?;
+                Some((kind, ifindex.parse().ok()?))
+            })
+            .collect())
+    }
+
+    fn link_path(&self, kind: Kind, ifindex: u32) -> PathBuf {
+        self.folder
+            .links()
+            .join(format!("{}-{ifindex}", kind.word()))
+    }
 }
 
 impl Instance {
-    /// Attaches to a device, or changes how it is attached.
+    /// Attaches to a device, or changes how it is attached. What is attached already in the way
+    /// that is asked for stays as it is.
     ///
     /// # Errors
     /// When the device is missing or refuses the hook.
     pub fn attach(&mut self, name: &str, port: Port, facts: &NamespaceFacts) -> Result<(), Error> {
+        self.inside()?;
         let device = device(facts, name)?;
         if device.mac.is_none() && port.hook != Hook::Tc {
             return Err(Error::NoXdp {
@@ -79,17 +164,19 @@ impl Instance {
             });
         }
         self.forget_dead_ports(facts)?;
-        let attached = self
-            .links()?
-            .into_iter()
-            .find(|(_, ifindex)| *ifindex == device.ifindex);
-        if let Some((kind, _)) = attached
-            && kind.hook() != port.hook
-        {
-            self.detach_link(kind, device.ifindex, name)?;
+        let mut attached = false;
+        for (kind, ifindex) in self.links()? {
+            if ifindex == device.ifindex {
+                if kind.hook() == port.hook {
+                    attached = true;
+                } else {
+                    self.detach_link(kind, ifindex)?;
+                    // Its next hook may be one that must not be sent frames from XDP.
+                    self.remove_transmit(ifindex)?;
+                }
+            }
         }
         self.put_port(device, port)?;
-        let attached = attached.is_some_and(|(kind, _)| kind.hook() == port.hook);
         if attached {
             return Ok(());
         }
@@ -109,10 +196,11 @@ impl Instance {
     /// # Errors
     /// When a pin cannot be removed.
     pub fn detach(&mut self, name: &str, facts: &NamespaceFacts) -> Result<(), Error> {
+        self.inside()?;
         if let Some(device) = facts.devices.get(name) {
             for (kind, ifindex) in self.links()? {
                 if ifindex == device.ifindex {
-                    self.detach_link(kind, ifindex, name)?;
+                    self.detach_link(kind, ifindex)?;
                 }
             }
             self.remove_port(device.ifindex)?;
@@ -120,305 +208,165 @@ impl Instance {
         self.forget_dead_ports(facts)
     }
 
-    /// Every attached port.
+    /// Puts the program that lets every frame pass on a device of any namespace, the calling
+    /// thread's: the other end of a veth pair with native XDP needs one, or GRO. It stays until
+    /// the device or this instance goes. A device that has it already is fine.
     ///
     /// # Errors
-    /// When pins or tables cannot be read.
-    pub fn ports(&self, facts: &NamespaceFacts) -> Result<Vec<PortRow>, Error> {
-        let mut rows = Vec::new();
-        for (kind, ifindex) in self.links()? {
-            let Ok(entry) = self.maps.ports.get(&ifindex, 0) else {
-                continue;
-            };
-            let sources = if entry.flags & PortEntry::EXTERNAL != 0 {
-                Sources::External
-            } else if entry.flags & PortEntry::SOURCES_BEHIND != 0 {
-                Sources::Behind
-            } else {
-                Sources::Any
-            };
-            // A device of another shape under an old index is another device.
-            let name = facts.name_of(ifindex).filter(|name| {
-                facts.devices.get(*name).is_some_and(|device| {
-                    device.mac.unwrap_or_default() == entry.mac
-                        && device.mac.is_none() == (entry.flags & PortEntry::LAYER3 != 0)
-                })
-            });
-            rows.push(PortRow {
-                ifindex,
-                name: name.cloned(),
-                port: Port {
-                    hook: kind.hook(),
-                    sources,
-                },
-                link: word(kind),
-                slot: entry.slot,
-            });
+    /// When the device refuses it.
+    pub fn attach_pass(&mut self, ifindex: u32) -> Result<(), Error> {
+        let cookie = sys::namespace_cookie().map_err(|source| Error::Namespace { source })?;
+        let path = self
+            .folder
+            .links()
+            .join(format!("pass-{ifindex}@{cookie:x}"));
+        if let Ok(link) = sys::open(&path) {
+            let facts = sys::link_facts(link.as_fd())
+                .map_err(|source| pin_error("cannot ask the kernel about", path.clone(), source))?;
+            if facts.ifindex == ifindex {
+                return Ok(());
+            }
+            fs::remove_file(&path)
+                .map_err(|source| pin_error("cannot remove", path.clone(), source))?;
         }
-        Ok(rows)
+        let name = format!("interface {ifindex}");
+        self.attach_link("netmesh_pass", Kind::Xdp, ifindex, path)
+            .map_err(|source| refused(Kind::Xdp, &name, source))
     }
 
     pub(super) fn detach_all(&mut self) -> Result<(), Error> {
         for (kind, ifindex) in self.links()? {
-            let name = name_of(ifindex).unwrap_or_default();
-            self.detach_link(kind, ifindex, &name)?;
+            self.detach_link(kind, ifindex)?;
             self.remove_port(ifindex)?;
         }
         Ok(())
     }
 
     fn attach_xdp(&mut self, device: &Device, name: &str, kind: Kind) -> Result<(), Error> {
-        let hook = if kind == Kind::Xdp {
-            "native XDP"
-        } else {
-            "generic XDP"
-        };
-        let remedy = if kind == Kind::Xdp {
-            ": its driver may lack native XDP or another program may sit there (`ip link` shows \
-             it); --hook xdp-generic or --hook tc work on any Ethernet device"
-        } else {
-            ": another program may sit there; `ip link` shows it"
-        };
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
-            hook,
-            name: name.to_owned(),
-            remedy,
-            source,
-        };
-        let mode = if kind == Kind::Xdp {
-            XdpMode::Driver
-        } else {
-            XdpMode::Skb
-        };
-        let mut program =
-            Xdp::from_pin(self.folder.program("netmesh_xdp"), XdpAttachType::Interface)
-                .map_err(|error| fail(error.into()))?;
-        let link = program
-            .attach_to_if_index(device.ifindex, mode)
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| fail(error.into()))?;
-        // A link that fell back to netlink cannot be pinned: it would not outlive this process.
-        let link = FdLink::try_from(link).map_err(|error| fail(error.into()))?;
-        link.pin(self.link_path(kind, device.ifindex))
-            .map_err(|error| fail(error.into()))?;
-        Ok(())
+        let path = self.link_path(kind, device.ifindex);
+        self.attach_link("netmesh_xdp", kind, device.ifindex, path)
+            .map_err(|source| refused(kind, name, source))
     }
 
     fn attach_tc(&mut self, device: &Device, name: &str) -> Result<(), Error> {
-        let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
-            hook: "TC",
-            name: name.to_owned(),
-            remedy: "",
-            source,
-        };
-        let path = self.folder.program("netmesh_tc");
-        let mut program = SchedClassifier::from_pin(path).map_err(|error| fail(error.into()))?;
-        let tcx = program
-            .attach_with_options(
-                name,
-                TcAttachType::Ingress,
-                TcAttachOptions::TcxOrder(LinkOrder::first()),
-            )
-            .and_then(|id| program.take_link(id));
-        if let Ok(link) = tcx {
-            let link = FdLink::try_from(link).map_err(|error| fail(error.into()))?;
-            link.pin(self.link_path(Kind::Tcx, device.ifindex))
-                .map_err(|error| fail(error.into()))?;
-            return Ok(());
+        let path = self.link_path(Kind::Tcx, device.ifindex);
+        match self.attach_link("netmesh_tc", Kind::Tcx, device.ifindex, path) {
+            // No kernel before 6.6 knows TCX.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+                self.attach_clsact(device, name)
+            }
+            result => result.map_err(|source| refused(Kind::Tcx, name, source)),
         }
-        // Before 6.6: a filter of clsact, found again by its fixed place. The pinned program
-        // only records that it is there.
-        let _ = tc::qdisc_add_clsact(name); // It may be there already.
-        let options = NlOptions {
-            priority: CLSACT_PRIORITY,
-            handle: TcHandle::new(0, CLSACT_HANDLE as u16),
-            ..NlOptions::default()
-        };
-        let link = program
-            .attach_with_options(
-                name,
-                TcAttachType::Ingress,
-                TcAttachOptions::Netlink(options),
-            )
-            .and_then(|id| program.take_link(id))
-            .map_err(|error| fail(error.into()))?;
-        // Dropping it would remove the filter.
-        std::mem::forget(link);
-        program
-            .pin(self.link_path(Kind::Clsact, device.ifindex))
-            .map_err(|error| fail(error.into()))
     }
 
-    fn detach_link(&mut self, kind: Kind, ifindex: u32, name: &str) -> Result<(), Error> {
+    pub(super) fn attach_clsact(&mut self, device: &Device, name: &str) -> Result<(), Error> {
+        let path = self.link_path(Kind::Clsact, device.ifindex);
+        clsact::attach(&self.folder.program("netmesh_tc"), name, &path)
+    }
+
+    fn attach_link(
+        &self,
+        program: &str,
+        kind: Kind,
+        ifindex: u32,
+        path: PathBuf,
+    ) -> io::Result<()> {
+        let (attach_type, flags) = match kind {
+            Kind::Xdp => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
+            Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
+            Kind::Tcx | Kind::Clsact => (bpf_attach_type::BPF_TCX_INGRESS, 0),
+        };
+        let program = sys::open(&self.folder.program(program))?;
+        let link = sys::attach(program.as_fd(), ifindex, attach_type, flags)?;
+        // Dropped without a pin, the link is gone again.
+        sys::pin(link.as_fd(), &path)
+    }
+
+    fn detach_link(&mut self, kind: Kind, ifindex: u32) -> Result<(), Error> {
         let path = self.link_path(kind, ifindex);
-        if kind == Kind::Clsact && !name.is_empty() {
-            let handle = TcHandle::new(0, CLSACT_HANDLE as u16);
-            if let Ok(link) = SchedClassifierLink::attached(
-                name,
-                TcAttachType::Ingress,
-                CLSACT_PRIORITY,
-                handle,
-                None,
-            ) {
-                drop(link); // Detaches; a device that is gone has taken its filters along.
-            }
-        }
-        if kind != Kind::Clsact
-            && let Ok(link) = PinnedLink::from_pin(&path)
-        {
-            drop(FdLink::from(link));
-        }
-        std::fs::remove_file(&path).map_err(|source| Error::Pin {
-            action: "cannot remove",
-            path,
-            source,
-        })
-    }
-
-    /// Links, ports and counters of devices that no longer exist.
-    fn forget_dead_ports(&mut self, facts: &NamespaceFacts) -> Result<(), Error> {
-        for row in self.ports(facts)? {
-            if row.name.is_none() {
-                for (kind, ifindex) in self.links()? {
-                    if ifindex == row.ifindex {
-                        self.detach_link(kind, ifindex, "")?;
-                    }
-                }
-                self.remove_port(row.ifindex)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn put_port(&mut self, device: &Device, port: Port) -> Result<(), Error> {
-        let known = self.maps.ports.get(&device.ifindex, 0).ok();
-        let slot = match known {
-            Some(entry) => entry.slot,
-            None => self.free_slot()?,
-        };
-        let layer3 = if device.mac.is_none() {
-            PortEntry::LAYER3
+        if kind == Kind::Clsact {
+            clsact::detach(ifindex);
         } else {
-            0
-        };
-        let sources = match port.sources {
-            Sources::Any => 0,
-            Sources::Behind => PortEntry::SOURCES_BEHIND,
-            Sources::External => PortEntry::EXTERNAL,
-        };
-        let entry = PortEntry {
-            slot,
-            flags: layer3 | sources,
-            mac: device.mac.unwrap_or_default(),
-            reserved: 0,
-        };
-        self.maps
-            .ports
-            .insert(device.ifindex, entry, 0)
-            .map_err(|source| Error::Map {
-                map: "PORTS",
-                action: "add a port",
-                source,
-            })?;
-        if port.hook == Hook::Tc {
-            return Ok(());
-        }
-        self.maps
-            .tx
-            .insert(device.ifindex, device.ifindex, None, 0)
-            .map_err(|source| Error::Attach {
-                hook: "transmit",
-                name: device.kind.clone(),
-                remedy: "",
-                source: source.into(),
-            })
-    }
-
-    fn remove_port(&mut self, ifindex: u32) -> Result<(), Error> {
-        for result in [
-            self.maps
-                .tx
-                .remove(ifindex)
-                .map_err(|source| ("TX", source)),
-            self.maps
-                .ports
-                .remove(&ifindex)
-                .map_err(|source| ("PORTS", source)),
-        ] {
-            match result {
-                Err((map, source)) if !not_found(&source) => {
-                    return Err(Error::Map {
-                        map,
-                        action: "remove a port",
-                        source,
-                    });
+            let link = sys::open(&path)
+                .map_err(|source| pin_error("cannot open", path.clone(), source))?;
+            match sys::detach(link.as_fd()) {
+                // The device went before.
+                Err(error) if error.raw_os_error() != Some(libc::ENOLINK) => {
+                    return Err(pin_error("cannot detach", path, error));
                 }
                 _ => {}
             }
         }
-        Ok(())
+        fs::remove_file(&path).map_err(|source| pin_error("cannot remove", path, source))
     }
 
-    /// A slot no port uses, its counters at zero.
-    fn free_slot(&mut self) -> Result<u32, Error> {
-        let mut used = BTreeMap::new();
-        for item in self.maps.ports.iter() {
-            let (ifindex, entry) = item.map_err(|source| Error::Map {
-                map: "PORTS",
-                action: "read it",
-                source,
-            })?;
-            used.insert(entry.slot, ifindex);
+    fn remove_transmit(&mut self, ifindex: u32) -> Result<(), Error> {
+        gone(self.maps().tx.remove(ifindex), "TX", "remove a port")
+    }
+
+    /// Links and ports of devices that no longer exist, and what a killed writer left.
+    fn forget_dead_ports(&mut self, facts: &NamespaceFacts) -> Result<(), Error> {
+        let mut attached = BTreeSet::new();
+        for row in self.ports(facts)? {
+            if row.name.is_some() {
+                attached.insert(row.ifindex);
+                continue;
+            }
+            for (kind, ifindex) in self.links()? {
+                if ifindex == row.ifindex && kind.word() == row.link {
+                    self.detach_link(kind, ifindex)?;
+                }
+            }
         }
-        let slot = (0..MAX_PORTS)
-            .find(|slot| !used.contains_key(slot))
-            .ok_or(Error::Full {
-                table: "the port table",
-                capacity: MAX_PORTS.into(),
-            })?;
-        let zero = PortCounters {
-            received: 0,
-            forwarded: 0,
-            forwarded_bytes: 0,
-            redirect_failed: 0,
-            punted: [0; REASONS],
-            dropped: [0; REASONS],
-        };
-        self.set_port_counters(slot, zero)?;
-        Ok(slot)
-    }
-
-    fn links(&self) -> Result<Vec<(Kind, u32)>, Error> {
-        let names = pin::entries(&self.folder.links())?;
-        Ok(names
-            .iter()
-            .filter_map(|name| {
-                let (word, ifindex) = name.split_once('-')?;
-                let (kind, _) = KINDS.iter().find(|(_, known)| *known == word)?;
-                Some((*kind, ifindex.parse().ok()?))
-            })
-            .collect())
-    }
-
-    fn link_path(&self, kind: Kind, ifindex: u32) -> std::path::PathBuf {
-        self.folder
-            .links()
-            .join(format!("{}-{ifindex}", word(kind)))
+        self.remove_unattached(&attached)
     }
 }
 
-const fn word(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Xdp => "xdp",
-        Kind::XdpGeneric => "xdpgeneric",
-        Kind::Tcx => "tcx",
-        Kind::Clsact => "clsact",
+fn sources(entry: &PortEntry) -> Sources {
+    if entry.flags & PortEntry::EXTERNAL != 0 {
+        Sources::External
+    } else if entry.flags & PortEntry::SOURCES_BEHIND != 0 {
+        Sources::Behind
+    } else {
+        Sources::Any
     }
 }
 
-fn name_of(ifindex: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(ifindex)
-        .ok()?
-        .into_string()
-        .ok()
+/// What the kernel's number means for a device.
+fn refused(kind: Kind, name: &str, source: io::Error) -> Error {
+    let (hook, native) = match kind {
+        Kind::Xdp => ("native XDP", true),
+        Kind::XdpGeneric => ("generic XDP", false),
+        Kind::Tcx | Kind::Clsact => ("TC", false),
+    };
+    let remedy = match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EEXIST) if kind != Kind::Tcx => {
+            ": another XDP program sits there; `ip link show` names it, `ip link set dev NAME xdp \
+             off` takes it off"
+        }
+        Some(libc::EOPNOTSUPP) if native => {
+            ": its driver has no native XDP; `--hook xdp-generic` or `--hook tc` work on any \
+             Ethernet device"
+        }
+        Some(libc::ENODEV) => ": there is no such device in this namespace any more",
+        _ if native => {
+            ": the driver refuses native XDP with its present settings (MTU, LRO, number of \
+             queues; `dmesg` may say which); `--hook tc` works on any Ethernet device"
+        }
+        _ => "",
+    };
+    Error::Attach {
+        hook,
+        name: name.to_owned(),
+        remedy,
+        source: source.into(),
+    }
+}
+
+fn pin_error(action: &'static str, path: PathBuf, source: io::Error) -> Error {
+    Error::Pin {
+        action,
+        path,
+        source,
+    }
 }

@@ -6,7 +6,8 @@ use netmesh_common::table::{PortCounters, PrefixCounters, REASONS};
 use netmesh_common::verdict::{DropReason, PuntReason};
 use serde::Serialize;
 
-use super::fib::decode_prefix;
+use super::instance::View;
+use super::route::decode_prefix;
 use super::{Error, Instance};
 use crate::plan::facts::NamespaceFacts;
 
@@ -59,21 +60,23 @@ pub struct PortCountersRow {
     pub dropped: Vec<ReasonRow>,
 }
 
-impl Instance {
+impl View {
     /// The counters of every prefix that has one, in order.
     ///
     /// # Errors
     /// When the maps cannot be read.
     pub fn prefix_counters(&self) -> Result<Vec<PrefixRow>, Error> {
-        let mut rows = Vec::with_capacity(self.counter_ids.len());
-        for (key, id) in &self.counter_ids {
-            let Some(prefix) = decode_prefix(key) else {
+        let mut counted = Vec::new();
+        self.maps.each_counter(|key, id| counted.push((key, id)))?;
+        let mut rows = Vec::with_capacity(counted.len());
+        for (key, id) in counted {
+            let Some(prefix) = decode_prefix(&key) else {
                 continue;
             };
             let values = self
                 .maps
                 .prefix_counters
-                .get(id, 0)
+                .get(&id, 0)
                 .map_err(|source| Error::Map {
                     map: "PREFIX_CNT",
                     action: "read it",
@@ -154,7 +157,9 @@ impl Instance {
         rows.sort_by(|a, b| a.port.cmp(&b.port));
         Ok(rows)
     }
+}
 
+impl Instance {
     pub(super) fn set_port_counters(
         &mut self,
         slot: u32,
@@ -168,6 +173,9 @@ impl Instance {
         let values = self.maps.port_counters.get(&slot, 0).map_err(fail)?;
         let cleared = PerCpuValues::try_from(vec![value; values.len()])
             .map_err(|source| fail(aya::maps::MapError::IoError(source)))?;
-        self.maps.port_counters.set(slot, cleared, 0).map_err(fail)
+        self.maps()
+            .port_counters
+            .set(slot, cleared, 0)
+            .map_err(fail)
     }
 }

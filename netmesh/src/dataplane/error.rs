@@ -1,6 +1,7 @@
 //! What can go wrong in the data plane.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -48,7 +49,7 @@ pub enum Error {
     /// A pinned map is not what this binary expects.
     #[error(
         "pinned map {map} has {field} {found}, this binary expects {expected}; detach with the \
-         version that made it, or remove {path}"
+         version that made it, or remove {path} (that stops its data plane)"
     )]
     Incompatible {
         /// Name of the map.
@@ -59,16 +60,69 @@ pub enum Error {
         found: u64,
         /// As expected.
         expected: u64,
-        /// The pin.
+        /// The instance's folder.
         path: PathBuf,
     },
     /// A table is full.
-    #[error("{table} is full ({capacity} entries); load the data plane with a larger capacity")]
+    #[error("{table} is full ({capacity} entries); {remedy}")]
     Full {
         /// Which.
         table: &'static str,
         /// Its size.
         capacity: u64,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// Not the name of an instance.
+    #[error(
+        "`{name}` cannot name a data plane: at most 128 characters without blanks, `/`, `@` or `%`"
+    )]
+    Name {
+        /// As given.
+        name: String,
+    },
+    /// The namespace has an instance already.
+    #[error(
+        "this namespace is served by the data plane `{name}`; detach it before `{wanted}` is \
+         loaded"
+    )]
+    Served {
+        /// Asked for.
+        wanted: String,
+        /// What is there.
+        name: String,
+    },
+    /// The calling thread is in another namespace.
+    #[error("the data plane `{name}` can only be changed from inside the namespace it serves")]
+    Elsewhere {
+        /// The instance.
+        name: String,
+    },
+    /// The calling thread's namespace.
+    #[error("cannot tell which network namespace this is")]
+    Namespace {
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel's neighbour table.
+    #[error("cannot ask the kernel for neighbour {address}")]
+    Neighbour {
+        /// The neighbour.
+        address: IpAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A step that is not the data plane's.
+    #[error("`{step}` is not a step of the data plane")]
+    NotOurs {
+        /// As the plan prints it.
+        step: String,
+    },
+    /// A step for an instance that is not loaded.
+    #[error("no data plane `{name}` is loaded in this namespace; `netmesh apply` loads it")]
+    NoInstance {
+        /// Its name.
+        name: String,
     },
     /// There is no such device in the namespace.
     #[error("no device {name} in this namespace; there are {known}")]

@@ -1,59 +1,149 @@
-//! Routes: the RIB holds every origin's, the FIB the preferred one of each prefix.
+//! The RIB holds every origin's routes, the FIB the preferred one of each prefix.
 //!
-//! The RIB is written before the FIB. A writer that dies between the two leaves a FIB that lags
-//! by one prefix; the next writer of that prefix, and every [`Instance::repair`], mends it. A
-//! prefix that changes is replaced in place: readers see the old or the new entry, never none.
+//! A route that comes is written to the RIB first; one that goes leaves the FIB first. So the
+//! FIB never holds a prefix the RIB does not know, and a writer that dies between the two leaves
+//! something [`Instance::rebuild`] can mend from the RIB alone. A prefix that changes is
+//! replaced in place: packets meet the old or the new entry, never none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netmesh_common::table::{Action, FibEntry, NextHop, Origin, PrefixKey, RibEntry, RibKey};
-use serde::Serialize;
+use ipnet::IpNet;
+use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, PrefixKey, RibEntry, RibKey};
 
+use super::instance::View;
+use super::maps::{found, gone, retry_memory};
+use super::route::{self, prefix_key};
+pub use super::route::{Match, RouteRow, origin_name};
 use super::{Error, Instance, next_hop};
-use crate::plan::facts::NamespaceFacts;
+use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::FibRoute;
 
-/// One route as it stands in the RIB.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct RouteRow {
-    /// The prefix.
-    pub prefix: IpNet,
-    /// Who put it there.
-    #[serde(serialize_with = "origin_text")]
-    pub origin: Origin,
-    /// What it does.
-    pub route: FibRoute,
-    /// It is the one the data plane follows.
-    pub active: bool,
-    /// Next hop's link-layer address, where one is needed and known.
-    pub resolved: Option<bool>,
-}
-
-/// The word for an origin.
-#[must_use]
-pub const fn origin_name(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Connected => "connected",
-        Origin::Object => "object",
-        Origin::Static => "static",
-        Origin::Kernel => "kernel",
-        Origin::Fpm => "fpm",
+impl View {
+    /// Every route of every origin, in order.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn routes(&self, facts: &NamespaceFacts) -> Result<Vec<RouteRow>, Error> {
+        let mut routes = BTreeMap::new();
+        self.maps.each_rib(|key, entry| {
+            routes.insert((key.prefix.family, key.prefix, key.origin), entry);
+        })?;
+        let mut hops: BTreeMap<u32, NextHop> = BTreeMap::new();
+        let mut rows: Vec<RouteRow> = Vec::with_capacity(routes.len());
+        let mut last = None;
+        for ((_, prefix, origin), entry) in routes {
+            let Some(origin) = Origin::from_u8(origin) else {
+                continue;
+            };
+            let hop = match hops.get(&entry.next_hop) {
+                Some(hop) => *hop,
+                None => *hops
+                    .entry(entry.next_hop)
+                    .or_insert(next_hop::get(&self.maps, entry.next_hop)?),
+            };
+            // Within a prefix the origins come in order of preference.
+            let active = last != Some(prefix);
+            rows.extend(route::row(&prefix, origin, &entry, &hop, active, facts));
+            last = Some(prefix);
+        }
+        Ok(rows)
     }
-}
 
-fn origin_text<S: serde::Serializer>(origin: &Origin, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(origin_name(*origin))
+    /// The routes of one origin.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn routes_of(
+        &self,
+        origin: Origin,
+        facts: &NamespaceFacts,
+    ) -> Result<BTreeMap<IpNet, FibRoute>, Error> {
+        let mut entries = Vec::new();
+        self.maps.each_rib(|key, entry| {
+            if key.origin == origin as u8 {
+                entries.push((key.prefix, entry));
+            }
+        })?;
+        let mut routes = BTreeMap::new();
+        for (prefix, entry) in entries {
+            let hop = next_hop::get(&self.maps, entry.next_hop)?;
+            if let Some(row) = route::row(&prefix, origin, &entry, &hop, true, facts) {
+                routes.insert(row.prefix, row.route);
+            }
+        }
+        Ok(routes)
+    }
+
+    /// What the data plane does with packets for an address: the longest prefix that matches,
+    /// `None` where there is none and the kernel decides.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn get(&self, address: IpAddr, facts: &NamespaceFacts) -> Result<Option<Match>, Error> {
+        let whole = IpNet::from(address);
+        for length in (0..=whole.max_prefix_len()).rev() {
+            let Ok(prefix) = IpNet::new(address, length) else {
+                continue;
+            };
+            let prefix = prefix_key(prefix.trunc());
+            if let Some((origin, entry)) = self.preferred(&prefix)? {
+                let hop = next_hop::get(&self.maps, entry.next_hop)?;
+                let fib = self.read_fib(&prefix_key(whole))?;
+                let right = |fib: &FibEntry| {
+                    fib.prefix_length == prefix.length
+                        && fib.origin == origin as u8
+                        && fib.next_hop == entry.next_hop
+                        && fib.action == entry.action
+                };
+                return Ok(
+                    route::row(&prefix, origin, &entry, &hop, true, facts).map(|row| Match {
+                        link_address: Link(hop.link).mac().filter(|_| row.resolved.is_some()),
+                        counted: fib.is_some_and(|fib| fib.counter != FibEntry::UNCOUNTED),
+                        stale: !fib.as_ref().is_some_and(right),
+                        row,
+                    }),
+                );
+            }
+        }
+        Ok(None)
+    }
+
+    /// The route of the most preferred origin that has one.
+    fn preferred(&self, prefix: &PrefixKey) -> Result<Option<(Origin, RibEntry)>, Error> {
+        for origin in Origin::ALL {
+            if let Some(entry) = self.read_rib(&rib_key_of(prefix, *origin))? {
+                return Ok(Some((*origin, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_rib(&self, key: &RibKey) -> Result<Option<RibEntry>, Error> {
+        found(self.maps.rib.get(key, 0), "RIB")
+    }
+
+    /// The entry a lookup of the prefix's first address ends at, not looking beyond its length.
+    pub(super) fn read_fib(&self, prefix: &PrefixKey) -> Result<Option<FibEntry>, Error> {
+        let length = u32::from(prefix.length);
+        let a = prefix.address;
+        if prefix.family == 6 {
+            found(self.maps.fib6.get(&Key::new(length, a), 0), "FIB6")
+        } else {
+            let key = Key::new(length, [a[0], a[1], a[2], a[3]]);
+            found(self.maps.fib4.get(&key, 0), "FIB4")
+        }
+    }
 }
 
 impl Instance {
     /// Adds a route or changes it in place.
     ///
     /// # Errors
-    /// When its device is not in the namespace, or a table is full.
+    /// When its device is not in the namespace, or a table is full; the route then is what it
+    /// was before.
     pub fn put_route(
         &mut self,
         prefix: IpNet,
@@ -71,27 +161,28 @@ impl Instance {
             FibRoute::Punt => (Action::Punt, None),
         };
         let next_hop = match hop {
-            Some((link, gateway, connected)) => {
-                let device = device(facts, link)?;
-                // A device without neighbours has one next hop, whatever the route names.
-                let gateway = gateway.filter(|_| device.mac.is_some());
-                let maps = &mut self.maps;
-                self.next_hops
-                    .put(maps, device, gateway, connected, facts)?
-            }
+            Some((link, gateway, connected)) => self.next_hop(link, gateway, connected, facts)?,
             None => 0,
         };
-        let key = rib_key(prefix, origin);
+        let key = rib_key_of(&prefix_key(prefix), origin);
         let entry = RibEntry {
             next_hop,
             action: action as u8,
             reserved: [0; 3],
         };
-        self.maps
-            .rib
-            .insert(key, entry, 0)
-            .map_err(|source| self.full_or("RIB", source))?;
-        self.publish(&key.prefix)
+        self.note()?;
+        let before = self.read_rib(&key)?;
+        self.change(|instance| {
+            instance.write_rib(&key, &entry)?;
+            let Err(error) = instance.publish(&key.prefix) else {
+                return Ok(());
+            };
+            match before {
+                Some(before) => instance.write_rib(&key, &before)?,
+                None => instance.erase_rib(&key)?,
+            }
+            Err(error)
+        })
     }
 
     /// Removes the route of one origin; the next origin's takes over, if there is one.
@@ -99,199 +190,142 @@ impl Instance {
     /// # Errors
     /// When there is no such route.
     pub fn remove_route(&mut self, prefix: IpNet, origin: Origin) -> Result<(), Error> {
-        let key = rib_key(prefix, origin);
-        match self.maps.rib.remove(&key) {
-            Ok(()) => self.publish(&key.prefix),
-            Err(MapError::KeyNotFound) => Err(Error::NoRoute {
-                prefix,
-                origin: origin_name(origin),
-            }),
-            Err(error) if not_found(&error) => Err(Error::NoRoute {
-                prefix,
-                origin: origin_name(origin),
-            }),
-            Err(source) => Err(Error::Map {
-                map: "RIB",
-                action: "remove a route",
-                source,
-            }),
+        let key = rib_key_of(&prefix_key(prefix), origin);
+        let before = self.read_rib(&key)?.ok_or(Error::NoRoute {
+            prefix,
+            origin: origin_name(origin),
+        })?;
+        let mut last = true;
+        for other in Origin::ALL.iter().filter(|other| **other != origin) {
+            last &= self.read_rib(&rib_key_of(&key.prefix, *other))?.is_none();
         }
-    }
-
-    /// Every route of every origin, in order.
-    ///
-    /// # Errors
-    /// When the maps cannot be read.
-    pub fn routes(&self, facts: &NamespaceFacts) -> Result<Vec<RouteRow>, Error> {
-        let mut routes = BTreeMap::new();
-        for item in self.maps.rib.iter() {
-            let (key, entry) = item.map_err(|source| Error::Map {
-                map: "RIB",
-                action: "read it",
-                source,
-            })?;
-            routes.insert((key.prefix.family, key.prefix, key.origin), entry);
-        }
-        let mut rows: Vec<RouteRow> = Vec::with_capacity(routes.len());
-        let mut last = None;
-        for ((_, prefix, origin), entry) in routes {
-            let (Some(net), Some(origin)) = (decode_prefix(&prefix), Origin::from_u8(origin))
-            else {
-                continue;
-            };
-            let hop = next_hop::get(&self.maps, entry.next_hop)?;
-            let needs_neighbour = entry.action == Action::Forward as u8 && hop.flags == 0;
-            rows.push(RouteRow {
-                prefix: net,
-                origin,
-                route: decode_route(&entry, &hop, facts),
-                // Within a prefix the origins come in order of preference.
-                active: last != Some(prefix),
-                resolved: needs_neighbour
-                    .then(|| netmesh_common::table::Link(hop.link).mac().is_some()),
-            });
-            last = Some(prefix);
-        }
-        Ok(rows)
-    }
-
-    /// Makes the connected routes equal the namespace's own addresses and subnets.
-    ///
-    /// # Errors
-    /// When a map cannot be read or written.
-    pub fn set_connected(&mut self, facts: &NamespaceFacts) -> Result<(), Error> {
-        let wanted = connected_routes(facts);
-        let rows = self.routes(facts)?;
-        for row in rows.iter().filter(|row| row.origin == Origin::Connected) {
-            if !wanted.contains_key(&row.prefix) {
-                self.remove_route(row.prefix, Origin::Connected)?;
+        self.note()?;
+        self.change(|instance| {
+            if last {
+                instance.erase_fib(&key.prefix)?;
+                instance.erase_rib(&key)?;
+                return instance.may_reclaim(&key.prefix);
             }
-        }
-        for (prefix, route) in &wanted {
-            let same = rows.iter().any(|row| {
-                row.origin == Origin::Connected && row.prefix == *prefix && row.route == *route
-            });
-            if !same {
-                self.put_route(*prefix, Origin::Connected, route, facts)?;
-            }
-        }
-        Ok(())
+            instance.erase_rib(&key)?;
+            instance.publish(&key.prefix).or_else(|error| {
+                instance.write_rib(&key, &before)?;
+                Err(error)
+            })
+        })
     }
 
-    /// Makes the FIB agree with the RIB, resolves next hops, frees what nothing uses. Cheap when
-    /// all is well.
+    /// Brings next hops to what the kernel knows now and frees those no route uses. Cheap: one
+    /// pass over the RIB.
     ///
     /// # Errors
     /// When a map cannot be read or written.
     pub fn repair(&mut self, facts: &NamespaceFacts) -> Result<(), Error> {
-        let mut used = BTreeSet::new();
+        self.inside()?;
+        self.collect()?;
+        self.next_hops.refresh(facts)
+    }
+
+    /// Makes the FIB agree with the RIB: a writer may have been killed between the two.
+    pub(super) fn rebuild(&mut self) -> Result<(), Error> {
         let mut prefixes = BTreeSet::new();
-        for item in self.maps.rib.iter() {
-            let (key, entry) = item.map_err(|source| Error::Map {
-                map: "RIB",
-                action: "read it",
-                source,
-            })?;
-            used.insert(entry.next_hop);
+        self.maps.each_rib(|key, _| {
             prefixes.insert(key.prefix);
-        }
-        // A prefix the RIB no longer has: a writer died before it took it from the FIB.
-        let orphans: Vec<PrefixKey> = self
-            .counter_ids
-            .keys()
-            .filter(|prefix| !prefixes.contains(*prefix))
-            .copied()
-            .collect();
-        for prefix in prefixes.iter().chain(&orphans) {
+        })?;
+        for prefix in &prefixes {
             self.publish(prefix)?;
         }
-        let maps = &mut self.maps;
-        self.next_hops.free_unused(maps, &used)?;
-        self.next_hops.resolve(maps, facts)
+        self.collect()
+    }
+
+    /// Frees the next hops no route uses.
+    fn collect(&mut self) -> Result<(), Error> {
+        let mut used = BTreeSet::new();
+        self.maps.each_rib(|_, entry| {
+            used.insert(entry.next_hop);
+        })?;
+        let (maps, next_hops) = self.tables();
+        next_hops.free_unused(maps, &used)
+    }
+
+    /// A change that leaves the tables whole or the note that they are not.
+    fn change(&mut self, work: impl FnOnce(&mut Self) -> Result<(), Error>) -> Result<(), Error> {
+        let torn = std::mem::replace(&mut self.torn, true);
+        let result = work(self);
+        // A full table has been undone and is no reason to look through all of them.
+        self.torn = torn || !matches!(result, Ok(()) | Err(Error::Full { .. }));
+        result
+    }
+
+    fn next_hop(
+        &mut self,
+        link: &str,
+        gateway: Option<IpAddr>,
+        connected: bool,
+        facts: &NamespaceFacts,
+    ) -> Result<u32, Error> {
+        self.inside()?;
+        let device = device(facts, link)?;
+        // A device without neighbours has one next hop, whatever the route names.
+        let gateway = gateway.filter(|_| device.mac.is_some());
+        if self.next_hops.is_full() {
+            self.collect()?;
+        }
+        let (maps, next_hops) = self.tables();
+        next_hops.put(maps, device, gateway, connected)
     }
 
     /// Puts the preferred route of a prefix into the FIB, or takes the prefix out of it.
     fn publish(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
-        for origin in Origin::ALL {
-            let key = RibKey {
-                prefix: *prefix,
-                origin: *origin as u8,
-                reserved: [0; 3],
-            };
-            let entry = match self.maps.rib.get(&key, 0) {
-                Ok(entry) => entry,
-                Err(MapError::KeyNotFound) => continue,
-                Err(source) => {
-                    return Err(Error::Map {
-                        map: "RIB",
-                        action: "read it",
-                        source,
-                    });
-                }
-            };
-            let value = FibEntry {
-                next_hop: entry.next_hop,
-                counter: self.counter_of(prefix)?,
-                action: entry.action,
-                prefix_length: prefix.length,
-                origin: *origin as u8,
-                reserved: [0; 5],
-            };
-            return self.write_fib(prefix, &value);
+        let Some((origin, entry)) = self.preferred(prefix)? else {
+            return self.erase_fib(prefix);
+        };
+        let value = FibEntry {
+            next_hop: entry.next_hop,
+            counter: self.counter_of(prefix, origin)?,
+            action: entry.action,
+            prefix_length: prefix.length,
+            origin: origin as u8,
+            reserved: [0; 5],
+        };
+        if self.read_fib(prefix)? == Some(value) {
+            return Ok(());
         }
-        self.erase_fib(prefix)
-    }
-
-    fn write_fib(&mut self, prefix: &PrefixKey, value: &FibEntry) -> Result<(), Error> {
         let length = u32::from(prefix.length);
         let a = prefix.address;
+        let maps = self.maps();
         let result = if prefix.family == 6 {
             let key = Key::new(length, a);
-            if self
-                .maps
-                .fib6
-                .get(&key, 0)
-                .is_ok_and(|found| found == *value)
-            {
-                return Ok(());
-            }
-            retry_memory(|| self.maps.fib6.insert(&key, value, 0))
+            retry_memory(|| maps.fib6.insert(&key, value, 0))
         } else {
             let key = Key::new(length, [a[0], a[1], a[2], a[3]]);
-            if self
-                .maps
-                .fib4
-                .get(&key, 0)
-                .is_ok_and(|found| found == *value)
-            {
-                return Ok(());
-            }
-            retry_memory(|| self.maps.fib4.insert(&key, value, 0))
+            retry_memory(|| maps.fib4.insert(&key, value, 0))
         };
         result.map_err(|source| self.full_or("FIB", source))
     }
 
-    fn erase_fib(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
+    pub(super) fn erase_fib(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
         let length = u32::from(prefix.length);
         let a = prefix.address;
+        let maps = self.maps();
         let result = if prefix.family == 6 {
-            self.maps.fib6.remove(&Key::new(length, a))
+            maps.fib6.remove(&Key::new(length, a))
         } else {
-            self.maps
-                .fib4
+            maps.fib4
                 .remove(&Key::new(length, [a[0], a[1], a[2], a[3]]))
         };
-        match result {
-            Err(error) if !not_found(&error) => Err(Error::Map {
-                map: "FIB",
-                action: "remove a prefix",
-                source: error,
-            }),
-            _ => Ok(()),
-        }
+        gone(result, "FIB", "remove a prefix")
     }
 
-    pub(super) fn full_or(&self, map: &'static str, source: MapError) -> Error {
+    fn write_rib(&mut self, key: &RibKey, entry: &RibEntry) -> Result<(), Error> {
+        retry_memory(|| self.maps().rib.insert(key, entry, 0))
+            .map_err(|source| self.full_or("RIB", source))
+    }
+
+    pub(super) fn erase_rib(&mut self, key: &RibKey) -> Result<(), Error> {
+        gone(self.maps().rib.remove(key), "RIB", "remove a route")
+    }
+
+    fn full_or(&self, map: &'static str, source: MapError) -> Error {
         match &source {
             MapError::SyscallError(error)
                 if matches!(
@@ -301,7 +335,8 @@ impl Instance {
             {
                 Error::Full {
                     table: "the route table",
-                    capacity: 1 << 20,
+                    capacity: self.maps.route_capacity.into(),
+                    remedy: "load the data plane with a larger route capacity",
                 }
             }
             _ => Error::Map {
@@ -313,131 +348,17 @@ impl Instance {
     }
 }
 
-/// The node's own addresses are local, the subnet-router anycast of each of its subnets too
-/// (RFC 4291 section 2.6.1), the rest of the subnets connected.
-fn connected_routes(facts: &NamespaceFacts) -> BTreeMap<IpNet, FibRoute> {
-    let mut routes = BTreeMap::new();
-    for (ifindex, address) in &facts.addresses {
-        let Some(link) = facts.name_of(*ifindex) else {
-            continue;
-        };
-        let special = match address.addr() {
-            IpAddr::V6(a) => a.is_loopback() || (a.segments()[0] & 0xffc0) == 0xfe80,
-            IpAddr::V4(a) => a.is_loopback(),
-        };
-        if special {
-            continue; // The decision leaves these to the kernel by their class.
-        }
-        routes.insert(IpNet::from(address.addr()), FibRoute::Local);
-        let subnet = address.trunc();
-        if subnet.prefix_len() < subnet.max_prefix_len() {
-            routes
-                .entry(subnet)
-                .or_insert(FibRoute::Connected { link: link.clone() });
-            let edge = match subnet {
-                // Point-to-point links have no anycast address (RFC 6164).
-                IpNet::V6(net) => (net.prefix_len() < 127).then(|| IpAddr::V6(net.network())),
-                IpNet::V4(net) => (net.prefix_len() < 31).then(|| IpAddr::V4(net.broadcast())),
-            };
-            if let Some(edge) = edge {
-                routes.insert(IpNet::from(edge), FibRoute::Local);
-            }
-        }
-    }
-    routes
-}
-
-fn decode_route(entry: &RibEntry, hop: &NextHop, facts: &NamespaceFacts) -> FibRoute {
-    // A device that is gone has no name; the number says so to people and to the diff.
-    let link = || {
-        facts
-            .name_of(hop.ifindex)
-            .cloned()
-            .unwrap_or_else(|| format!("if{}?", hop.ifindex))
-    };
-    match Action::from_u8(entry.action) {
-        Some(Action::Forward) => FibRoute::Via {
-            gateway: next_hop::decode(hop),
-            link: link(),
-        },
-        Some(Action::Connected) => FibRoute::Connected { link: link() },
-        Some(Action::Local) => FibRoute::Local,
-        Some(Action::Unreachable) => FibRoute::Unreachable,
-        Some(Action::Prohibit) => FibRoute::Prohibit,
-        Some(Action::Blackhole) => FibRoute::Blackhole,
-        Some(Action::Punt) | None => FibRoute::Punt,
-    }
-}
-
-pub(super) fn device<'a>(
-    facts: &'a NamespaceFacts,
-    name: &str,
-) -> Result<&'a crate::plan::facts::Device, Error> {
+pub(super) fn device<'a>(facts: &'a NamespaceFacts, name: &str) -> Result<&'a Device, Error> {
     facts.devices.get(name).ok_or_else(|| Error::NoDevice {
         name: name.to_owned(),
         known: facts.devices.keys().cloned().collect::<Vec<_>>().join(", "),
     })
 }
 
-pub(super) fn prefix_key(prefix: IpNet) -> PrefixKey {
-    let mut address = [0; 16];
-    let family = match prefix.network() {
-        IpAddr::V6(a) => {
-            address = a.octets();
-            6
-        }
-        IpAddr::V4(a) => {
-            address[..4].copy_from_slice(&a.octets());
-            4
-        }
-    };
-    PrefixKey {
-        address,
-        family,
-        length: prefix.prefix_len(),
-        reserved: [0; 2],
-    }
-}
-
-pub(super) fn decode_prefix(key: &PrefixKey) -> Option<IpNet> {
-    let a = key.address;
-    match key.family {
-        6 => Ipv6Net::new(a.into(), key.length).ok().map(IpNet::V6),
-        4 => Ipv4Net::new([a[0], a[1], a[2], a[3]].into(), key.length)
-            .ok()
-            .map(IpNet::V4),
-        _ => None,
-    }
-}
-
-fn rib_key(prefix: IpNet, origin: Origin) -> RibKey {
+pub(super) fn rib_key_of(prefix: &PrefixKey, origin: Origin) -> RibKey {
     RibKey {
-        prefix: prefix_key(prefix),
+        prefix: *prefix,
         origin: origin as u8,
         reserved: [0; 3],
-    }
-}
-
-pub(super) fn not_found(error: &MapError) -> bool {
-    match error {
-        MapError::KeyNotFound | MapError::ElementNotFound => true,
-        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
-        _ => false,
-    }
-}
-
-/// A fresh trie allocates without waiting and may be refused memory that is there a moment later.
-fn retry_memory(mut insert: impl FnMut() -> Result<(), MapError>) -> Result<(), MapError> {
-    let mut attempt = 0;
-    loop {
-        match insert() {
-            Err(MapError::SyscallError(error))
-                if attempt < 5 && error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
-            {
-                attempt += 1;
-                std::thread::sleep(std::time::Duration::from_millis(1 << attempt));
-            }
-            other => return other,
-        }
     }
 }

@@ -1,58 +1,73 @@
-//! One instance: its pinned maps, its writers' lock, the identity of its counters.
+//! One instance: opened to read by anybody, to write by one at a time.
 
-use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
 
-use netmesh_common::table::PrefixKey;
-
+use super::counter_id::Reclaim;
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
-use super::{Error, load};
+use super::{Error, load, sys};
 
-/// The data plane of one namespace.
-///
-/// Everything that names a device (ports, next hops) must run on a thread inside that namespace:
-/// the kernel resolves interface indexes there.
-pub struct Instance {
+/// How much an instance can hold, chosen when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Prefixes of each address family. Memory is taken as they come.
+    pub routes: u32,
+    /// Prefixes that are counted; 32 bytes each for every CPU, taken at once.
+    pub counters: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self {
+            routes: 1 << 20,
+            counters: 1 << 16,
+        }
+    }
+}
+
+/// The data plane of one namespace, to look at. Takes no lock: it works while others write.
+pub struct View {
     pub(super) folder: Folder,
     pub(super) maps: Maps,
+}
+
+/// The data plane of one namespace, to change. Holds the lock among writers until dropped.
+///
+/// Everything that names a device (ports, next hops) must run on a thread inside that namespace:
+/// the kernel resolves interface indexes there. A thread elsewhere is refused.
+pub struct Instance {
+    view: View,
     pub(super) next_hops: NextHops,
-    pub(super) counter_ids: BTreeMap<PrefixKey, u32>,
-    next_counter: u32,
-    /// Held for as long as the instance is open for writing.
+    pub(super) reclaim: Option<Reclaim>,
+    /// The note of a writer at work is there.
+    noted: bool,
+    /// A change stopped halfway: the note stays, for the next writer.
+    pub(super) torn: bool,
     _lock: File,
 }
 
-impl Instance {
-    /// Loads programs and maps and pins them. An instance that is there already is opened.
-    ///
-    /// # Errors
-    /// When bpffs is missing or the kernel refuses the programs.
-    pub fn create(name: &str, namespace: NamespaceId) -> Result<Self, Error> {
-        pin::ensure_bpffs()?;
-        let folder = Folder::of(name, namespace);
-        if !folder.path.exists() {
-            folder.build(|new| load::load(new, namespace))?;
-        }
-        Self::open_folder(folder)
-    }
+impl Deref for Instance {
+    type Target = View;
 
-    /// Opens the instance of a namespace, if it has one. Waits for other writers.
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+impl View {
+    /// Opens the instance of a namespace for reading, if it has one.
     ///
     /// # Errors
     /// When its maps are not what this binary expects.
     pub fn open(namespace: NamespaceId) -> Result<Option<Self>, Error> {
-        Folder::find(namespace)?.map(Self::open_folder).transpose()
-    }
-
-    /// Detaches every port and removes every pin.
-    ///
-    /// # Errors
-    /// When a pin cannot be removed.
-    pub fn delete(mut self) -> Result<(), Error> {
-        self.detach_all()?;
-        self.folder.remove()
+        let Some(folder) = Folder::find(namespace)? else {
+            return Ok(None);
+        };
+        let maps = Maps::open(&folder)?;
+        Ok(Some(Self { folder, maps }))
     }
 
     /// The instance's name.
@@ -63,54 +78,139 @@ impl Instance {
 
     /// The folder its pins are in.
     #[must_use]
-    pub fn path(&self) -> &std::path::Path {
+    pub fn path(&self) -> &Path {
         &self.folder.path
     }
 
-    fn open_folder(folder: Folder) -> Result<Self, Error> {
-        let lock = folder.lock()?;
-        let maps = Maps::open(&folder)?;
-        let next_hops = NextHops::read(&maps)?;
-        let mut counter_ids = BTreeMap::new();
-        for item in maps.counter_ids.iter() {
-            let (key, id) = item.map_err(|source| Error::Map {
-                map: "COUNTER_IDS",
-                action: "read it",
-                source,
-            })?;
-            counter_ids.insert(key, id);
+    /// How much it can hold.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            routes: self.maps.route_capacity,
+            counters: self.maps.prefix_counters.len(),
         }
-        let next_counter = counter_ids.values().max().map_or(0, |max| max + 1);
-        Ok(Self {
-            folder,
-            maps,
-            next_hops,
-            counter_ids,
-            next_counter,
-            _lock: lock,
+    }
+}
+
+impl Instance {
+    /// Loads programs and maps of the usual size and pins them. An instance that is there already
+    /// is opened.
+    ///
+    /// # Errors
+    /// When bpffs is missing, the kernel refuses the programs, or the namespace has an instance
+    /// of another name.
+    pub fn create(name: &str, namespace: NamespaceId) -> Result<Self, Error> {
+        Self::create_with(name, namespace, Capacity::default())
+    }
+
+    /// As [`create`](Self::create), with room for as much as is said here.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_with(
+        name: &str,
+        namespace: NamespaceId,
+        capacity: Capacity,
+    ) -> Result<Self, Error> {
+        pin::ensure_bpffs()?;
+        let folder = Folder::of(name, namespace)?;
+        loop {
+            if let Some(other) = Folder::find(namespace)?
+                && other.name != folder.name
+            {
+                return Err(Error::Served {
+                    wanted: folder.name,
+                    name: other.name,
+                });
+            }
+            folder.build(|new| load::load(new, namespace, capacity))?;
+            if let Some(instance) = Self::open_folder(folder.clone())? {
+                return Ok(instance);
+            }
+            // Another writer removed it in between.
+        }
+    }
+
+    /// Opens the instance of a namespace, if it has one. Waits for other writers. Tables that a
+    /// writer left behind halfway are mended.
+    ///
+    /// # Errors
+    /// When its maps are not what this binary expects.
+    pub fn open(namespace: NamespaceId) -> Result<Option<Self>, Error> {
+        while let Some(folder) = Folder::find(namespace)? {
+            if let Some(instance) = Self::open_folder(folder)? {
+                return Ok(Some(instance));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Detaches every port and removes every pin.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn delete(mut self) -> Result<(), Error> {
+        self.detach_all()?;
+        self.view.folder.remove()?;
+        self.noted = false;
+        Ok(())
+    }
+
+    pub(super) fn maps(&mut self) -> &mut Maps {
+        &mut self.view.maps
+    }
+
+    /// The maps and the next hops, to be changed together.
+    pub(super) fn tables(&mut self) -> (&mut Maps, &mut NextHops) {
+        (&mut self.view.maps, &mut self.next_hops)
+    }
+
+    /// The calling thread is in the namespace this instance serves.
+    pub(super) fn inside(&self) -> Result<(), Error> {
+        let cookie = sys::namespace_cookie().map_err(|source| Error::Namespace { source })?;
+        if cookie == self.folder.cookie {
+            return Ok(());
+        }
+        Err(Error::Elsewhere {
+            name: self.folder.name.clone(),
         })
     }
 
-    /// The counter of a prefix. It belongs to the prefix: it stays when the route changes, and
-    /// when it goes and comes back.
-    pub(super) fn counter_of(&mut self, prefix: &PrefixKey) -> Result<u32, Error> {
-        if let Some(id) = self.counter_ids.get(prefix) {
-            return Ok(*id);
+    /// Notes, once, that tables are being changed.
+    pub(super) fn note(&mut self) -> Result<(), Error> {
+        if !self.noted {
+            self.folder.set_dirty()?;
+            self.noted = true;
         }
-        let capacity = self.maps.prefix_counters.len();
-        if self.next_counter >= capacity {
-            return Err(Error::Full {
-                table: "the counter table",
-                capacity: capacity.into(),
-            });
+        Ok(())
+    }
+
+    fn open_folder(folder: Folder) -> Result<Option<Self>, Error> {
+        let Some(lock) = folder.lock()? else {
+            return Ok(None);
+        };
+        let maps = Maps::open(&folder)?;
+        let mut instance = Self {
+            next_hops: NextHops::read(&maps)?,
+            noted: folder.is_dirty(),
+            torn: true,
+            view: View { folder, maps },
+            reclaim: None,
+            _lock: lock,
+        };
+        if instance.noted {
+            instance.rebuild()?;
         }
-        let id = self.next_counter;
-        self.maps
-            .counter_ids
-            .insert(prefix, id, 0)
-            .map_err(|source| self.full_or("COUNTER_IDS", source))?;
-        self.counter_ids.insert(*prefix, id);
-        self.next_counter += 1;
-        Ok(id)
+        instance.torn = false;
+        Ok(Some(instance))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        // A note that stays costs the next writer time, nothing else.
+        if self.noted && !self.torn {
+            let _ = self.view.folder.clear_dirty();
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! Programs and maps into the kernel.
 
 use std::fs;
+use std::path::PathBuf;
 
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader};
 
+use super::instance::Capacity;
 use super::pin::{Folder, NamespaceId};
 use super::{Error, kernel_layout, maps};
 
@@ -13,17 +15,30 @@ use super::{Error, kernel_layout, maps};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
 /// The neighbour follower: program and the tracepoint it sits on.
-const FOLLOWERS: [(&str, &str); 3] = [
+pub(super) const FOLLOWERS: [(&str, &str); 3] = [
     ("neigh_update_done", "neigh_update_done"),
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
 ];
 
+/// Programs that are pinned to be attached to ports.
+pub(super) const PROGRAMS: [&str; 3] = ["netmesh_xdp", "netmesh_pass", "netmesh_tc"];
+
 /// Loads everything, attaches the follower, pins it all into `folder`.
-pub(super) fn load(folder: &Folder, namespace: NamespaceId) -> Result<(), Error> {
-    let layout = kernel_layout::read(namespace.inode)?;
+pub(super) fn load(
+    folder: &Folder,
+    namespace: NamespaceId,
+    capacity: Capacity,
+) -> Result<(), Error> {
+    let layout = kernel_layout::read(namespace.inode);
+    let known = layout.as_ref().copied().unwrap_or_default();
     let mut ebpf = EbpfLoader::new()
-        .override_global("NEIGHBOUR_LAYOUT", &layout, true)
+        .override_global("NEIGHBOUR_LAYOUT", &known, true)
+        .map_max_entries("FIB6", capacity.routes)
+        .map_max_entries("FIB4", capacity.routes)
+        .map_max_entries("RIB", capacity.routes.saturating_mul(2))
+        .map_max_entries("PREFIX_CNT", capacity.counters)
+        .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
         .load(OBJECT)
         .map_err(refused)?;
 
@@ -31,24 +46,73 @@ pub(super) fn load(folder: &Folder, namespace: NamespaceId) -> Result<(), Error>
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }
-    for name in ["netmesh_xdp", "netmesh_pass"] {
-        let program: &mut Xdp = program(&mut ebpf, name)?;
-        program.load().map_err(refused)?;
-        program.pin(folder.program(name)).map_err(refused)?;
+    pin_programs(&mut ebpf, |name| folder.program(name))?;
+    let follower = layout
+        .map(drop)
+        .and_then(|()| follow(&mut ebpf, |name| folder.links().join(name)));
+    if let Err(error) = follower {
+        unfollowed(folder, &error);
     }
-    let program_tc: &mut SchedClassifier = program(&mut ebpf, "netmesh_tc")?;
-    program_tc.load().map_err(refused)?;
-    program_tc
-        .pin(folder.program("netmesh_tc"))
-        .map_err(refused)?;
+    Ok(())
+}
 
+/// Loads the programs once more, upon the maps that are there, and pins them under the names
+/// that `program` and `link` give.
+pub(super) fn reload(
+    folder: &Folder,
+    namespace: NamespaceId,
+    program: impl Fn(&str) -> PathBuf,
+    link: impl Fn(&str) -> PathBuf,
+) -> Result<(), Error> {
+    let layout = kernel_layout::read(namespace.inode);
+    let known = layout.as_ref().copied().unwrap_or_default();
+    let mut loader = EbpfLoader::new();
+    loader.override_global("NEIGHBOUR_LAYOUT", &known, true);
+    for name in maps::NAMES {
+        // The shape of the pins was checked when the instance was opened: the library does not.
+        loader.map_pin_path(name, folder.map(name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+    pin_programs(&mut ebpf, program)?;
+    if let Err(error) = layout.map(drop).and_then(|()| follow(&mut ebpf, link)) {
+        unfollowed(folder, &error);
+    }
+    Ok(())
+}
+
+fn pin_programs(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
+    for name in PROGRAMS {
+        if name == "netmesh_tc" {
+            let classifier: &mut SchedClassifier = program(ebpf, name)?;
+            classifier.load().map_err(refused)?;
+            classifier.pin(path(name)).map_err(refused)?;
+        } else {
+            let xdp: &mut Xdp = program(ebpf, name)?;
+            xdp.load().map_err(refused)?;
+            xdp.pin(path(name)).map_err(refused)?;
+        }
+    }
+    Ok(())
+}
+
+/// Without the follower the data plane works, and says so.
+fn unfollowed(folder: &Folder, error: &Error) {
+    tracing::warn!(instance = folder.name, %error, "neighbours are not followed");
+}
+
+/// All of the follower, or none of it.
+fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
     let btf = Btf::from_sys_fs().map_err(refused)?;
+    let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
-        let follower: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        let follower: &mut BtfTracePoint = program(ebpf, name)?;
         follower.load(tracepoint, &btf).map_err(refused)?;
         let link = follower.attach().map_err(refused)?;
         let link: FdLink = follower.take_link(link).map_err(refused)?.into();
-        link.pin(folder.links().join(name)).map_err(refused)?;
+        links.push((name, link));
+    }
+    for (name, link) in links {
+        link.pin(path(name)).map_err(refused)?;
     }
     Ok(())
 }

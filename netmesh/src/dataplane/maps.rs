@@ -1,15 +1,18 @@
 //! The pinned maps, opened only after their shape has been checked: the library does not.
 
+use std::os::fd::OwnedFd;
+
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::table::{
-    FibEntry, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters, PrefixKey, RibEntry,
-    RibKey,
+    FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
+    PrefixKey, RibEntry, RibKey,
 };
 
-use super::Error;
 use super::pin::Folder;
+use super::{Error, sys};
 
 /// Every map of an instance.
 pub(super) struct Maps {
@@ -23,88 +26,287 @@ pub(super) struct Maps {
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
     pub(super) counter_ids: HashMap<MapData, PrefixKey, u32>,
+    /// The next-hop table again, to be mapped into memory.
+    pub(super) next_hops_fd: OwnedFd,
+    /// The RIB again, to be read as a whole.
+    pub(super) rib_fd: OwnedFd,
+    /// The counter identities again, to be read as a whole.
+    pub(super) counter_ids_fd: OwnedFd,
+    /// Prefixes of one family the FIB can hold.
+    pub(super) route_capacity: u32,
 }
+
+/// What a map must look like to be used by this binary.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    /// `None` where the size is chosen when the instance is made.
+    entries: Option<u32>,
+    flags: u32,
+}
+
+const fn shape(
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: Option<u32>,
+    flags: u32,
+) -> Shape {
+    Shape {
+        name,
+        kind,
+        key,
+        value,
+        entries,
+        flags,
+    }
+}
+
+const FIB6: Shape = shape(
+    "FIB6",
+    MapType::LpmTrie,
+    20,
+    size_of::<FibEntry>(),
+    None,
+    BPF_F_NO_PREALLOC,
+);
+const FIB4: Shape = shape(
+    "FIB4",
+    MapType::LpmTrie,
+    8,
+    size_of::<FibEntry>(),
+    None,
+    BPF_F_NO_PREALLOC,
+);
+const NEXT_HOPS: Shape = shape(
+    "NEXT_HOPS",
+    MapType::Array,
+    4,
+    size_of::<NextHop>(),
+    Some(MAX_NEXT_HOPS),
+    BPF_F_MMAPABLE,
+);
+const NEIGHBOURS: Shape = shape(
+    "NEIGHBOURS",
+    MapType::Hash,
+    size_of::<NeighbourKey>(),
+    4,
+    Some(MAX_NEXT_HOPS),
+    0,
+);
+const PORTS: Shape = shape(
+    "PORTS",
+    MapType::Hash,
+    4,
+    size_of::<Port>(),
+    Some(MAX_PORTS),
+    0,
+);
+/// The kernel makes every device map read-only for programs.
+const TX: Shape = shape(
+    "TX",
+    MapType::DevMapHash,
+    4,
+    8,
+    Some(MAX_PORTS),
+    BPF_F_RDONLY_PROG,
+);
+const PREFIX_CNT: Shape = shape(
+    "PREFIX_CNT",
+    MapType::PerCpuArray,
+    4,
+    size_of::<PrefixCounters>(),
+    None,
+    0,
+);
+const PORT_CNT: Shape = shape(
+    "PORT_CNT",
+    MapType::PerCpuArray,
+    4,
+    size_of::<PortCounters>(),
+    Some(MAX_PORTS),
+    0,
+);
+const RIB: Shape = shape(
+    "RIB",
+    MapType::Hash,
+    size_of::<RibKey>(),
+    size_of::<RibEntry>(),
+    None,
+    BPF_F_NO_PREALLOC,
+);
+const COUNTER_IDS: Shape = shape(
+    "COUNTER_IDS",
+    MapType::Hash,
+    size_of::<PrefixKey>(),
+    4,
+    None,
+    BPF_F_NO_PREALLOC,
+);
 
 /// Names, in the order they are pinned.
 pub(super) const NAMES: [&str; 10] = [
-    "FIB6",
-    "FIB4",
-    "NEXT_HOPS",
-    "NEIGHBOURS",
-    "PORTS",
-    "TX",
-    "PREFIX_CNT",
-    "PORT_CNT",
-    "RIB",
-    "COUNTER_IDS",
+    FIB6.name,
+    FIB4.name,
+    NEXT_HOPS.name,
+    NEIGHBOURS.name,
+    PORTS.name,
+    TX.name,
+    PREFIX_CNT.name,
+    PORT_CNT.name,
+    RIB.name,
+    COUNTER_IDS.name,
 ];
 
 impl Maps {
     /// Opens all maps of a folder.
     pub(super) fn open(folder: &Folder) -> Result<Self, Error> {
+        let route_capacity = check(folder, &FIB6)?.max_entries();
         Ok(Self {
-            fib6: typed(open(folder, "FIB6", 20, size_of::<FibEntry>())?, "FIB6")?,
-            fib4: typed(open(folder, "FIB4", 8, size_of::<FibEntry>())?, "FIB4")?,
-            next_hops: typed(
-                open(folder, "NEXT_HOPS", 4, size_of::<NextHop>())?,
-                "NEXT_HOPS",
-            )?,
-            neighbours: typed(
-                open(folder, "NEIGHBOURS", size_of::<NeighbourKey>(), 4)?,
-                "NEIGHBOURS",
-            )?,
-            ports: typed(open(folder, "PORTS", 4, size_of::<Port>())?, "PORTS")?,
-            tx: typed(open(folder, "TX", 4, 8)?, "TX")?,
-            prefix_counters: typed(
-                open(folder, "PREFIX_CNT", 4, size_of::<PrefixCounters>())?,
-                "PREFIX_CNT",
-            )?,
-            port_counters: typed(
-                open(folder, "PORT_CNT", 4, size_of::<PortCounters>())?,
-                "PORT_CNT",
-            )?,
-            rib: typed(
-                open(folder, "RIB", size_of::<RibKey>(), size_of::<RibEntry>())?,
-                "RIB",
-            )?,
-            counter_ids: typed(
-                open(folder, "COUNTER_IDS", size_of::<PrefixKey>(), 4)?,
-                "COUNTER_IDS",
-            )?,
+            fib6: typed(folder, &FIB6)?,
+            fib4: typed(folder, &FIB4)?,
+            next_hops: typed(folder, &NEXT_HOPS)?,
+            neighbours: typed(folder, &NEIGHBOURS)?,
+            ports: typed(folder, &PORTS)?,
+            tx: typed(folder, &TX)?,
+            prefix_counters: typed(folder, &PREFIX_CNT)?,
+            port_counters: typed(folder, &PORT_CNT)?,
+            rib: typed(folder, &RIB)?,
+            counter_ids: typed(folder, &COUNTER_IDS)?,
+            next_hops_fd: raw(folder, &NEXT_HOPS)?,
+            rib_fd: raw(folder, &RIB)?,
+            counter_ids_fd: raw(folder, &COUNTER_IDS)?,
+            route_capacity,
         })
+    }
+
+    /// Every entry of the RIB, in no order.
+    pub(super) fn each_rib(&self, entry: impl FnMut(RibKey, RibEntry)) -> Result<(), Error> {
+        use std::os::fd::AsFd as _;
+        sys::read_hash(self.rib_fd.as_fd(), entry).map_err(|source| unreadable(RIB.name, source))
+    }
+
+    /// Every prefix with its counter, in no order.
+    pub(super) fn each_counter(&self, mut entry: impl FnMut(PrefixKey, u32)) -> Result<(), Error> {
+        use std::os::fd::AsFd as _;
+        // Family 0 is no prefix: it holds the high-water mark of the identities.
+        sys::read_hash(self.counter_ids_fd.as_fd(), |key: PrefixKey, id| {
+            if key.family != 0 {
+                entry(key, id);
+            }
+        })
+        .map_err(|source| unreadable(COUNTER_IDS.name, source))
     }
 }
 
-fn open(folder: &Folder, map: &'static str, key: usize, value: usize) -> Result<Map, Error> {
-    let path = folder.map(map);
-    let fail = |source| Error::Map {
+fn unreadable(map: &'static str, source: std::io::Error) -> Error {
+    Error::Map {
         map,
+        action: "read it",
+        source: MapError::IoError(source),
+    }
+}
+
+/// The pinned map's own description, once it is known to fit.
+fn check(folder: &Folder, shape: &Shape) -> Result<MapInfo, Error> {
+    let path = folder.map(shape.name);
+    let info = MapInfo::from_pin(&path).map_err(|source| Error::Map {
+        map: shape.name,
         action: "open its pin",
         source,
-    };
-    let info = MapInfo::from_pin(&path).map_err(fail)?;
+    })?;
+    let kind = info.map_type().map_or(u32::MAX, |kind| kind as u32);
+    let entries = shape.entries.unwrap_or(info.max_entries());
     for (field, found, expected) in [
-        ("key size", info.key_size(), key),
-        ("value size", info.value_size(), value),
+        ("type", kind, shape.kind as u32),
+        ("key size", info.key_size(), shape.key as u32),
+        ("value size", info.value_size(), shape.value as u32),
+        ("capacity", info.max_entries(), entries),
+        ("flags", info.map_flags(), shape.flags),
     ] {
-        if found as usize != expected {
+        if found != expected {
             return Err(Error::Incompatible {
-                map,
+                map: shape.name,
                 field,
-                found: u64::from(found),
-                expected: expected as u64,
-                path,
+                found: found.into(),
+                expected: expected.into(),
+                path: folder.path.clone(),
             });
         }
     }
-    Map::from_map_data(MapData::from_pin(&path).map_err(fail)?).map_err(fail)
+    Ok(info)
 }
 
-/// The map as its type; another kind of map under that name is refused.
-fn typed<T: TryFrom<Map, Error = MapError>>(map: Map, name: &'static str) -> Result<T, Error> {
-    T::try_from(map).map_err(|source| Error::Map {
-        map: name,
-        action: "use it as its type",
+fn typed<T: TryFrom<Map, Error = MapError>>(folder: &Folder, shape: &Shape) -> Result<T, Error> {
+    check(folder, shape)?;
+    let fail = |source| Error::Map {
+        map: shape.name,
+        action: "open its pin",
         source,
-    })
+    };
+    let data = MapData::from_pin(folder.map(shape.name)).map_err(fail)?;
+    T::try_from(Map::from_map_data(data).map_err(fail)?).map_err(fail)
+}
+
+fn raw(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
+    sys::open(&folder.map(shape.name)).map_err(|source| unreadable(shape.name, source))
+}
+
+/// The map has no such key.
+pub(super) fn not_found(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// A fresh trie allocates without waiting and may be refused memory that is there a moment later.
+pub(super) fn retry_memory(
+    mut insert: impl FnMut() -> Result<(), MapError>,
+) -> Result<(), MapError> {
+    let mut attempt = 0;
+    loop {
+        match insert() {
+            Err(MapError::SyscallError(error))
+                if attempt < 5 && error.io_error.raw_os_error() == Some(libc::ENOMEM) =>
+            {
+                attempt += 1;
+                std::thread::sleep(std::time::Duration::from_millis(1 << attempt));
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What a lookup found.
+pub(super) fn found<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if not_found(&error) => Ok(None),
+        Err(source) => Err(Error::Map {
+            map,
+            action: "read it",
+            source,
+        }),
+    }
+}
+
+/// A removal; what is not there is as good as removed.
+pub(super) fn gone(
+    result: Result<(), MapError>,
+    map: &'static str,
+    action: &'static str,
+) -> Result<(), Error> {
+    match result {
+        Err(source) if !not_found(&source) => Err(Error::Map {
+            map,
+            action,
+            source,
+        }),
+        _ => Ok(()),
+    }
 }

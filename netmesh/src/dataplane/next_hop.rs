@@ -3,41 +3,65 @@
 //! ```text
 //!   1. slot written, unresolved      packets: kernel
 //!   2. NEIGHBOURS[(dev, addr)] = id  from here the follower keeps the slot right
-//!   3. link word from the kernel's neighbour table, unless the follower was faster
+//!   3. link word from the kernel's neighbour table, if nobody has changed it since it was read
 //! ```
+//! The table is mapped into memory: the follower writes link words at any moment, and only a
+//! compare-and-swap never puts an old address over a new one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use netmesh_common::table::{Link, MAX_NEXT_HOPS, NeighbourKey, NextHop};
 
-use super::Error;
-use super::maps::Maps;
+use super::maps::{Maps, gone};
+use super::neighbour::{self, Lookup};
+use super::sys::Mapping;
+use super::{Error, neighbour::encode};
 use crate::plan::facts::{Device, NamespaceFacts};
 
 /// What names a next hop.
 type Identity = (u32, u8, [u8; 16], u8);
 
+/// Words of a slot: link; ifindex and MTU; source address, flags, family; address (2).
+const WORDS: usize = size_of::<NextHop>() / size_of::<u64>();
+
+/// Attempts to find a neighbour at rest before it is left to the follower.
+const SETTLE: usize = 8;
+
 /// The table as last read; only the holder of the lock has one.
 #[derive(Debug)]
 pub(super) struct NextHops {
+    memory: Mapping,
     by_identity: BTreeMap<Identity, u32>,
-    free: BTreeSet<u32>,
+    /// Longest free first: a packet that is being forwarded never meets another next hop in the
+    /// slot it has just looked up.
+    free: VecDeque<u32>,
 }
 
 impl NextHops {
     pub(super) fn read(maps: &Maps) -> Result<Self, Error> {
-        let mut by_identity = BTreeMap::new();
-        let mut free = BTreeSet::new();
+        let bytes = size_of::<NextHop>() * MAX_NEXT_HOPS as usize;
+        let memory = Mapping::new(maps.next_hops_fd.as_fd(), bytes)
+            .map_err(|error| fail("NEXT_HOPS", "map it", aya::maps::MapError::IoError(error)))?;
+        let mut table = Self {
+            memory,
+            by_identity: BTreeMap::new(),
+            free: VecDeque::new(),
+        };
         for id in 1..MAX_NEXT_HOPS {
-            let hop = get(maps, id)?;
-            if hop.ifindex == 0 {
-                free.insert(id);
-            } else {
-                by_identity.insert(identity(&hop), id);
+            match table.load(id).filter(|hop| hop.ifindex != 0) {
+                Some(hop) => drop(table.by_identity.insert(identity(&hop), id)),
+                None => table.free.push_back(id),
             }
         }
-        Ok(Self { by_identity, free })
+        Ok(table)
+    }
+
+    /// No slot is left.
+    pub(super) fn is_full(&self) -> bool {
+        self.free.is_empty()
     }
 
     /// The slot for a next hop, made if need be, refreshed in any case.
@@ -47,44 +71,37 @@ impl NextHops {
         device: &Device,
         address: Option<IpAddr>,
         connected: bool,
-        facts: &NamespaceFacts,
     ) -> Result<u32, Error> {
-        let mut hop = NextHop {
+        let (family, bytes) = address.map_or((0, [0; 16]), encode);
+        let hop = NextHop {
+            link: Link::UNRESOLVED.0,
             ifindex: device.ifindex,
             mtu: device.mtu,
             source_mac: device.mac.unwrap_or_default(),
             flags: flags(device, connected),
-            ..NextHop::default()
+            family,
+            address: bytes,
         };
-        (hop.family, hop.address) = address.map_or((0, [0; 16]), encode);
         if let Some(&id) = self.by_identity.get(&identity(&hop)) {
-            // The follower owns the link word of a slot in use.
-            hop.link = get(maps, id)?.link;
-            if get(maps, id)? != hop {
-                set(maps, id, &hop)?;
-            }
+            self.store(id, &hop);
             return Ok(id);
         }
-        let id = self.free.pop_first().ok_or(Error::Full {
+        let id = self.free.pop_front().ok_or(Error::Full {
             table: "the next-hop table",
-            capacity: u64::from(MAX_NEXT_HOPS),
+            capacity: u64::from(MAX_NEXT_HOPS) - 1,
+            remedy: "fewer neighbours a namespace; the size is fixed",
         })?;
-        set(maps, id, &hop)?;
+        self.set_link(id, Link::UNRESOLVED);
+        self.store(id, &hop);
+        self.by_identity.insert(identity(&hop), id);
         if hop.flags == 0
             && let Some(address) = address
         {
-            let key = neighbour_key(device.ifindex, address);
             maps.neighbours
-                .insert(key, id, 0)
+                .insert(neighbour_key(device.ifindex, address), id, 0)
                 .map_err(|source| fail("NEIGHBOURS", "add a neighbour", source))?;
-            if let Some(mac) = facts.neighbours.get(&(device.ifindex, address))
-                && get(maps, id)?.link == 0
-            {
-                hop.link = Link::resolved(*mac).0;
-                set(maps, id, &hop)?;
-            }
+            self.settle(id, device.ifindex, address, &neighbour::kernel())?;
         }
-        self.by_identity.insert(identity(&hop), id);
         Ok(id)
     }
 
@@ -101,34 +118,125 @@ impl NextHops {
             .map(|(identity, id)| (*identity, *id))
             .collect();
         for (identity, id) in unused {
-            let hop = get(maps, id)?;
-            if let Some(address) = decode(&hop) {
-                // It may have none; that is as good.
-                let _ = maps.neighbours.remove(&neighbour_key(hop.ifindex, address));
+            if let Some(hop) = self.load(id)
+                && let Some(address) = decode(&hop)
+            {
+                let key = neighbour_key(hop.ifindex, address);
+                gone(
+                    maps.neighbours.remove(&key),
+                    "NEIGHBOURS",
+                    "remove a neighbour",
+                )?;
             }
-            set(maps, id, &NextHop::default())?;
+            self.store(id, &NextHop::default());
+            self.set_link(id, Link::UNRESOLVED);
             self.by_identity.remove(&identity);
-            self.free.insert(id);
+            self.free.push_back(id);
         }
         Ok(())
     }
 
-    /// Brings the link words of all slots to what the kernel knows: for changes that happened
-    /// while no follower ran.
-    pub(super) fn resolve(&self, maps: &mut Maps, facts: &NamespaceFacts) -> Result<(), Error> {
+    /// Brings every slot to what the kernel knows now of its device and neighbour: for changes
+    /// that happened while no follower ran, and for addresses and MTUs of devices.
+    pub(super) fn refresh(&self, facts: &NamespaceFacts) -> Result<(), Error> {
+        let devices: BTreeMap<u32, &Device> = facts
+            .devices
+            .values()
+            .map(|device| (device.ifindex, device))
+            .collect();
+        let kernel = neighbour::kernel();
         for &id in self.by_identity.values() {
-            let mut hop = get(maps, id)?;
-            let Some(address) = decode(&hop).filter(|_| hop.flags == 0) else {
+            let Some(mut hop) = self.load(id) else {
                 continue;
             };
-            if let Some(mac) = facts.neighbours.get(&(hop.ifindex, address))
-                && Link(hop.link).mac().as_ref() != Some(mac)
-            {
-                hop.link = Link::resolved(*mac).0;
-                set(maps, id, &hop)?;
+            if let Some(device) = devices.get(&hop.ifindex) {
+                hop.mtu = device.mtu;
+                hop.source_mac = device.mac.unwrap_or_default();
+                self.store(id, &hop);
+            }
+            if let Some(address) = decode(&hop).filter(|_| hop.flags == 0) {
+                self.settle(id, hop.ifindex, address, &kernel)?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the link word what the kernel says, racing with the follower. The kernel changes
+    /// the neighbour first and calls the follower then: if the neighbour still is what was
+    /// written, every later change finds the follower after us.
+    fn settle(
+        &self,
+        id: u32,
+        ifindex: u32,
+        address: IpAddr,
+        kernel: &impl Lookup,
+    ) -> Result<(), Error> {
+        let Some(word) = self.word(id, 0) else {
+            return Ok(());
+        };
+        for _ in 0..SETTLE {
+            let before = word.load(Ordering::Acquire);
+            let known = kernel.lookup(ifindex, address)?;
+            let link = known.map_or(Link::UNRESOLVED, Link::resolved);
+            let order = (Ordering::AcqRel, Ordering::Acquire);
+            let swapped = word.compare_exchange(before, link.0, order.0, order.1);
+            if swapped.is_ok() && kernel.lookup(ifindex, address)? == known {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn load(&self, id: u32) -> Option<NextHop> {
+        let word = |n| Some(self.word(id, n)?.load(Ordering::Acquire).to_ne_bytes());
+        let [i0, i1, i2, i3, m0, m1, m2, m3] = word(1)?;
+        let [s0, s1, s2, s3, s4, s5, flags, family] = word(2)?;
+        let mut address = [0; 16];
+        address[..8].copy_from_slice(&word(3)?);
+        address[8..].copy_from_slice(&word(4)?);
+        Some(NextHop {
+            link: self.word(id, 0)?.load(Ordering::Acquire),
+            ifindex: u32::from_ne_bytes([i0, i1, i2, i3]),
+            mtu: u32::from_ne_bytes([m0, m1, m2, m3]),
+            source_mac: [s0, s1, s2, s3, s4, s5],
+            flags,
+            family,
+            address,
+        })
+    }
+
+    /// Writes everything but the link word; the interface index, which makes a slot count,
+    /// comes last.
+    fn store(&self, id: u32, hop: &NextHop) {
+        let [s0, s1, s2, s3, s4, s5] = hop.source_mac;
+        let (low, high) = hop.address.split_at(8);
+        let half = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        let [i0, i1, i2, i3] = hop.ifindex.to_ne_bytes();
+        let [m0, m1, m2, m3] = hop.mtu.to_ne_bytes();
+        let words = [
+            (3, half(low)),
+            (4, half(high)),
+            (
+                2,
+                u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, hop.flags, hop.family]),
+            ),
+            (1, u64::from_ne_bytes([i0, i1, i2, i3, m0, m1, m2, m3])),
+        ];
+        for (n, value) in words {
+            if let Some(word) = self.word(id, n) {
+                word.store(value, Ordering::Release);
+            }
+        }
+    }
+
+    fn set_link(&self, id: u32, link: Link) {
+        if let Some(word) = self.word(id, 0) {
+            word.store(link.0, Ordering::Release);
+        }
+    }
+
+    fn word(&self, id: u32, n: usize) -> Option<&AtomicU64> {
+        self.memory.words().get(id as usize * WORDS + n)
     }
 }
 
@@ -142,16 +250,11 @@ pub(super) fn decode(hop: &NextHop) -> Option<IpAddr> {
     }
 }
 
+/// A slot as every reader sees it.
 pub(super) fn get(maps: &Maps, id: u32) -> Result<NextHop, Error> {
     maps.next_hops
         .get(&id, 0)
         .map_err(|source| fail("NEXT_HOPS", "read a next hop", source))
-}
-
-fn set(maps: &mut Maps, id: u32, hop: &NextHop) -> Result<(), Error> {
-    maps.next_hops
-        .set(id, hop, 0)
-        .map_err(|source| fail("NEXT_HOPS", "write a next hop", source))
 }
 
 fn identity(hop: &NextHop) -> Identity {
@@ -165,17 +268,6 @@ fn flags(device: &Device, connected: bool) -> u8 {
         0
     };
     layer3 | if connected { NextHop::CONNECTED } else { 0 }
-}
-
-fn encode(address: IpAddr) -> (u8, [u8; 16]) {
-    match address {
-        IpAddr::V6(a) => (6, a.octets()),
-        IpAddr::V4(a) => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&a.octets());
-            (4, bytes)
-        }
-    }
 }
 
 fn neighbour_key(ifindex: u32, address: IpAddr) -> NeighbourKey {

@@ -1,18 +1,19 @@
 //! The pin folder: `/sys/fs/bpf/netmesh/v<layout>/<instance>@<namespace>/{maps,progs,links}`.
+//! While a writer changes tables it also holds `dirty`.
 //!
 //! The namespace is named by its cookie (`SO_NETNS_COOKIE`), which no other namespace ever gets
 //! until the next boot: an instance can never be taken for that of a namespace that came later.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use netmesh_common::table::LAYOUT;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::Error;
+use super::{Error, sys};
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -30,18 +31,30 @@ pub struct NamespaceId {
 pub struct Folder {
     /// Name of the instance.
     pub name: String,
+    /// `SO_NETNS_COOKIE` of the namespace it serves.
+    pub cookie: u64,
     /// The folder.
     pub path: PathBuf,
 }
 
 impl Folder {
     /// Where the instance of this name and namespace is, or would be.
-    #[must_use]
-    pub fn of(name: &str, namespace: NamespaceId) -> Self {
-        Self {
-            name: name.to_owned(),
-            path: root().join(format!("{name}@{:x}", namespace.cookie)),
+    ///
+    /// # Errors
+    /// When the name cannot be that of an instance.
+    pub fn of(name: &str, namespace: NamespaceId) -> Result<Self, Error> {
+        let bad = |c: char| c.is_control() || c.is_whitespace() || matches!(c, '/' | '@' | DOT);
+        if name.is_empty() || name.len() > 128 || name.contains(bad) {
+            return Err(Error::Name {
+                name: name.to_owned(),
+            });
         }
+        let file = name.replace('.', &DOT.to_string());
+        Ok(Self {
+            name: name.to_owned(),
+            cookie: namespace.cookie,
+            path: root().join(format!("{file}@{:x}", namespace.cookie)),
+        })
     }
 
     /// The instance that serves a namespace.
@@ -49,14 +62,41 @@ impl Folder {
     /// # Errors
     /// When the folder of instances cannot be read.
     pub fn find(namespace: NamespaceId) -> Result<Option<Self>, Error> {
-        let suffix = format!("@{:x}", namespace.cookie);
-        Ok(entries(&root())?.into_iter().find_map(|file| {
-            let name = file.strip_suffix(&suffix)?;
-            (!name.starts_with(NEW)).then(|| Self {
-                name: name.to_owned(),
-                path: root().join(&file),
+        let serves = |folder: &Self| folder.cookie == namespace.cookie;
+        Ok(Self::list()?.into_iter().find(serves))
+    }
+
+    /// Every instance of this layout, whether or not its namespace still exists.
+    ///
+    /// # Errors
+    /// When the folder of instances cannot be read.
+    pub fn list() -> Result<Vec<Self>, Error> {
+        Ok(entries(&root())?
+            .into_iter()
+            .filter_map(|file| {
+                let (name, cookie) = file.rsplit_once('@')?;
+                let whole = !name.starts_with(NEW) && !name.starts_with(OLD);
+                whole.then(|| {
+                    Some(Self {
+                        name: name.replace(DOT, "."),
+                        cookie: u64::from_str_radix(cookie, 16).ok()?,
+                        path: root().join(&file),
+                    })
+                })?
             })
-        }))
+            .collect())
+    }
+
+    /// Removes an instance whose namespace no longer exists: nobody can enter it to delete the
+    /// instance from inside.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn discard(&self) -> Result<(), Error> {
+        match self.lock()? {
+            Some(_lock) => self.remove(),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -71,53 +111,100 @@ impl Folder {
         self.path.join("links")
     }
 
-    /// An exclusive lock among writers, released when the file is dropped.
-    pub(super) fn lock(&self) -> Result<File, Error> {
-        let pin = |source| Error::Pin {
-            action: "cannot lock",
-            path: self.path.clone(),
-            source,
+    /// An exclusive lock among writers, released when the file is dropped; `None` when the
+    /// folder was removed by the writer before.
+    pub(super) fn lock(&self) -> Result<Option<File>, Error> {
+        let file = match sys::lock(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|source| failed("cannot lock", &self.path, source))?,
         };
-        let file = File::open(&self.path).map_err(pin)?;
-        file.lock().map_err(pin)?;
-        Ok(file)
-    }
-
-    /// Builds the folder under another name and puts it in place as a whole: a crash leaves
-    /// either nothing or everything. `fill` pins into the folder it is given.
-    pub(super) fn build(&self, fill: impl FnOnce(&Self) -> Result<(), Error>) -> Result<(), Error> {
-        make(&root())?;
-        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
-        let new = Self {
-            name: self.name.clone(),
-            path: root().join(format!("{NEW}{file}")),
-        };
-        remove(&new.path)?; // What a crash left.
-        for sub in ["maps", "progs", "links"] {
-            make(&new.path.join(sub))?;
-        }
-        fill(&new)?;
-        fs::rename(&new.path, &self.path).map_err(|source| Error::Pin {
-            action: "cannot put in place",
-            path: self.path.clone(),
-            source,
+        // The lock may be that of a folder that is no longer there, or of an older one.
+        let same = |seen: &fs::Metadata, held: &fs::Metadata| seen.ino() == held.ino();
+        Ok(match (fs::metadata(&self.path), file.metadata()) {
+            (Ok(seen), Ok(held)) if same(&seen, &held) => Some(file),
+            _ => None,
         })
     }
 
-    /// Removes every pin: programs detach, maps are freed.
+    /// Builds the folder under another name and puts it in place as a whole: a crash leaves
+    /// either nothing or everything. `fill` pins into the folder it is given. One that is there
+    /// already is left alone.
+    pub(super) fn build(&self, fill: impl FnOnce(&Self) -> Result<(), Error>) -> Result<(), Error> {
+        let _lock = lock_root()?;
+        if self.path.exists() {
+            return Ok(());
+        }
+        let new = Self {
+            path: self.sibling(NEW),
+            ..self.clone()
+        };
+        for sub in ["maps", "progs", "links"] {
+            make(&new.path.join(sub))?;
+        }
+        if let Err(error) = fill(&new) {
+            remove(&new.path)?;
+            return Err(error);
+        }
+        fs::rename(&new.path, &self.path)
+            .map_err(|source| failed("cannot put in place", &self.path, source))
+    }
+
+    /// Removes every pin: programs detach, maps are freed. A crash leaves a folder that is no
+    /// instance and that the next writer removes.
     pub(super) fn remove(&self) -> Result<(), Error> {
-        remove(&self.links())?;
-        remove(&self.path)
+        let _lock = lock_root()?;
+        let old = self.sibling(OLD);
+        fs::rename(&self.path, &old)
+            .map_err(|source| failed("cannot put aside", &self.path, source))?;
+        remove(&old)
+    }
+
+    /// Notes that a table is being changed; the note outlives a writer that is killed.
+    pub(super) fn set_dirty(&self) -> Result<(), Error> {
+        make(&self.path.join(DIRTY))
+    }
+
+    /// All tables agree again.
+    pub(super) fn clear_dirty(&self) -> Result<(), Error> {
+        remove(&self.path.join(DIRTY))
+    }
+
+    /// The last writer did not come to its end.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.path.join(DIRTY).exists()
+    }
+
+    fn sibling(&self, prefix: &str) -> PathBuf {
+        let file = self.path.file_name().unwrap_or_default().to_string_lossy();
+        root().join(format!("{prefix}{file}"))
     }
 }
 
 /// Prefix of a folder that is still being built.
 const NEW: &str = "new-";
+/// Prefix of a folder that is being removed.
+const OLD: &str = "old-";
+/// Note that a writer is at work.
+const DIRTY: &str = "dirty";
+/// bpffs keeps names with dots for itself.
+const DOT: char = '%';
 
 /// Folder of all instances of this layout.
 #[must_use]
 pub fn root() -> PathBuf {
     Path::new(BPFFS).join("netmesh").join(format!("v{LAYOUT}"))
+}
+
+/// Serialises those who add and remove instances, and clears away what crashes have left.
+fn lock_root() -> Result<File, Error> {
+    make(&root())?;
+    let lock = sys::lock(&root()).map_err(|source| failed("cannot lock", &root(), source))?;
+    for file in entries(&root())? {
+        if file.starts_with(NEW) || file.starts_with(OLD) {
+            remove(&root().join(file))?;
+        }
+    }
+    Ok(lock)
 }
 
 /// Makes sure bpffs is mounted.
@@ -143,25 +230,15 @@ pub fn ensure_bpffs() -> Result<(), Error> {
 
 /// Names in a folder; none when it does not exist.
 pub(super) fn entries(path: &Path) -> Result<Vec<String>, Error> {
-    let pin = |source| Error::Pin {
-        action: "cannot read",
-        path: path.to_owned(),
-        source,
-    };
     let read = match fs::read_dir(path) {
         Ok(read) => read,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(pin(error)),
+        Err(error) => return Err(failed("cannot read", path, error)),
     };
     let mut names = Vec::new();
     for entry in read {
-        names.push(
-            entry
-                .map_err(pin)?
-                .file_name()
-                .to_string_lossy()
-                .into_owned(),
-        );
+        let entry = entry.map_err(|source| failed("cannot read", path, source))?;
+        names.push(entry.file_name().to_string_lossy().into_owned());
     }
     names.sort();
     Ok(names)
@@ -172,20 +249,22 @@ fn make(path: &Path) -> Result<(), Error> {
         .recursive(true)
         .mode(0o750)
         .create(path)
-        .map_err(|source| Error::Pin {
-            action: "cannot make",
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| failed("cannot make", path, source))
 }
 
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Pin {
-            action: "cannot remove",
-            path: path.to_owned(),
-            source: error,
-        }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed("cannot remove", path, error))
+        }
         _ => Ok(()),
+    }
+}
+
+fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Pin {
+        action,
+        path: path.to_owned(),
+        source,
     }
 }

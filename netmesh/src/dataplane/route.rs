@@ -1,0 +1,132 @@
+//! Routes as people and the plan see them, and their form in the maps.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netmesh_common::table::{Action, Link, NextHop, Origin, PrefixKey, RibEntry};
+use serde::Serialize;
+
+use super::next_hop;
+use crate::plan::facts::NamespaceFacts;
+use crate::plan::state::FibRoute;
+
+/// One route as it stands in the RIB.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteRow {
+    /// The prefix.
+    pub prefix: IpNet,
+    /// Who put it there.
+    #[serde(serialize_with = "origin_text")]
+    pub origin: Origin,
+    /// What it does.
+    pub route: FibRoute,
+    /// It is the one the data plane follows.
+    pub active: bool,
+    /// Next hop's link-layer address, where one is needed and known.
+    pub resolved: Option<bool>,
+}
+
+/// What the data plane does with packets for an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Match {
+    /// The route, as the RIB has it.
+    #[serde(flatten)]
+    pub row: RouteRow,
+    /// The link-layer address packets are sent to, where it is known.
+    pub link_address: Option<[u8; 6]>,
+    /// The prefix has a counter of its own.
+    pub counted: bool,
+    /// The FIB holds another entry than the RIB asks for: a writer is at work, or one was killed
+    /// and the next one mends it.
+    pub stale: bool,
+}
+
+/// The word for an origin.
+#[must_use]
+pub const fn origin_name(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Connected => "connected",
+        Origin::Object => "object",
+        Origin::Static => "static",
+        Origin::Kernel => "kernel",
+        Origin::Fpm => "fpm",
+    }
+}
+
+fn origin_text<S: serde::Serializer>(origin: &Origin, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(origin_name(*origin))
+}
+
+/// A RIB entry in words; `None` for one no version has written.
+pub(super) fn row(
+    prefix: &PrefixKey,
+    origin: Origin,
+    entry: &RibEntry,
+    hop: &NextHop,
+    active: bool,
+    facts: &NamespaceFacts,
+) -> Option<RouteRow> {
+    let needs_neighbour = entry.action == Action::Forward as u8 && hop.flags == 0;
+    Some(RouteRow {
+        prefix: decode_prefix(prefix)?,
+        origin,
+        route: decode_route(entry, hop, facts),
+        active,
+        resolved: needs_neighbour.then(|| Link(hop.link).mac().is_some()),
+    })
+}
+
+fn decode_route(entry: &RibEntry, hop: &NextHop, facts: &NamespaceFacts) -> FibRoute {
+    // A device that is gone has no name; the number says so to people and to the diff.
+    let link = || {
+        facts
+            .name_of(hop.ifindex)
+            .cloned()
+            .unwrap_or_else(|| format!("if{}?", hop.ifindex))
+    };
+    match Action::from_u8(entry.action) {
+        Some(Action::Forward) => FibRoute::Via {
+            gateway: next_hop::decode(hop),
+            link: link(),
+        },
+        Some(Action::Connected) => FibRoute::Connected { link: link() },
+        Some(Action::Local) => FibRoute::Local,
+        Some(Action::Unreachable) => FibRoute::Unreachable,
+        Some(Action::Prohibit) => FibRoute::Prohibit,
+        Some(Action::Blackhole) => FibRoute::Blackhole,
+        Some(Action::Punt) | None => FibRoute::Punt,
+    }
+}
+
+/// A prefix as a key; host bits are cut off.
+pub(super) fn prefix_key(prefix: IpNet) -> PrefixKey {
+    let mut address = [0; 16];
+    let family = match prefix.network() {
+        IpAddr::V6(a) => {
+            address = a.octets();
+            6
+        }
+        IpAddr::V4(a) => {
+            address[..4].copy_from_slice(&a.octets());
+            4
+        }
+    };
+    PrefixKey {
+        address,
+        family,
+        length: prefix.prefix_len(),
+        reserved: [0; 2],
+    }
+}
+
+/// The prefix behind a key.
+pub(super) fn decode_prefix(key: &PrefixKey) -> Option<IpNet> {
+    let a = key.address;
+    match key.family {
+        6 => Ipv6Net::new(a.into(), key.length).ok().map(IpNet::V6),
+        4 => Ipv4Net::new([a[0], a[1], a[2], a[3]].into(), key.length)
+            .ok()
+            .map(IpNet::V4),
+        _ => None,
+    }
+}

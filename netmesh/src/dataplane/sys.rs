@@ -1,0 +1,260 @@
+//! The `bpf(2)` calls the library has no safe form of: links that must be fds, what a link hangs
+//! on, whole hash maps at once, an array mapped into memory.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use aya::Pod;
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+
+/// What a link is attached to now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkFacts {
+    /// Interface index; 0 when the device is gone or the link was detached.
+    pub(super) ifindex: u32,
+    /// Id of the program behind it.
+    pub(super) program: u32,
+}
+
+/// Opens a pinned object.
+pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    let fd = bpf(bpf_cmd::BPF_OBJ_GET, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins an object.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed();
+    attr.__bindgen_anon_4.pathname = path.as_ptr() as u64;
+    attr.__bindgen_anon_4.bpf_fd = object.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// Attaches a program to a device by a link. There is no fallback to netlink: what cannot be
+/// pinned would not outlive this process.
+pub(super) fn attach(
+    program: BorrowedFd<'_>,
+    ifindex: u32,
+    kind: bpf_attach_type,
+    flags: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.link_create.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    attr.link_create.__bindgen_anon_2.target_ifindex = ifindex;
+    attr.link_create.attach_type = kind as u32;
+    attr.link_create.flags = flags;
+    let fd = bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Puts another program behind a link, atomically.
+pub(super) fn update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_update.link_fd = link.as_raw_fd() as u32;
+    attr.link_update.__bindgen_anon_1.new_prog_fd = program.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_UPDATE, &mut attr).map(drop)
+}
+
+/// Detaches a link at once, whoever else holds it open.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.link_detach.link_fd = link.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
+}
+
+/// What an XDP or TCX link is attached to.
+pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+    // SAFETY: all zero is a value of this plain kernel structure.
+    let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed();
+    attr.info.bpf_fd = link.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_link_info>() as u32;
+    attr.info.info = (&raw mut info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    let ifindex = match info.type_ {
+        // SAFETY: the type says which member the kernel has filled.
+        kind if kind == bpf_link_type::BPF_LINK_TYPE_XDP as u32 => unsafe {
+            info.__bindgen_anon_1.xdp.ifindex
+        },
+        // SAFETY: as above.
+        kind if kind == bpf_link_type::BPF_LINK_TYPE_TCX as u32 => unsafe {
+            info.__bindgen_anon_1.tcx.ifindex
+        },
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    Ok(LinkFacts {
+        ifindex,
+        program: info.prog_id,
+    })
+}
+
+/// Reads a hash map bucket by bucket: unlike a walk from key to key it neither restarts nor
+/// misses entries that stay when others are removed meanwhile.
+pub(super) fn read_hash<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    mut entry: impl FnMut(K, V),
+) -> io::Result<()> {
+    let mut room: usize = 1024;
+    let mut position = [0_u32; 2];
+    let mut started = false;
+    loop {
+        let mut keys: Vec<K> = Vec::with_capacity(room);
+        let mut values: Vec<V> = Vec::with_capacity(room);
+        let mut next = [0_u32; 2];
+        let mut attr = zeroed();
+        if started {
+            attr.batch.in_batch = (&raw const position) as u64;
+        }
+        attr.batch.out_batch = (&raw mut next) as u64;
+        attr.batch.keys = keys.as_mut_ptr() as u64;
+        attr.batch.values = values.as_mut_ptr() as u64;
+        attr.batch.count = room as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attr);
+        let last = match result {
+            Ok(_) => false,
+            Err(error) => match error.raw_os_error() {
+                // The map has been read to its end.
+                Some(libc::ENOENT) => true,
+                // One bucket alone holds more than there is room for.
+                Some(libc::ENOSPC) => {
+                    room *= 2;
+                    continue;
+                }
+                Some(libc::EINTR | libc::EAGAIN) => continue,
+                _ => return Err(error),
+            },
+        };
+        // SAFETY: the call has filled in how many entries it wrote.
+        let found = (unsafe { attr.batch.count } as usize).min(room);
+        // SAFETY: the kernel has written this many keys and values, and both are `Pod`.
+        unsafe {
+            keys.set_len(found);
+            values.set_len(found);
+        }
+        for (key, value) in keys.into_iter().zip(values) {
+            entry(key, value);
+        }
+        if last {
+            return Ok(());
+        }
+        position = next;
+        started = true;
+    }
+}
+
+/// An array map (`BPF_F_MMAPABLE`) in this process's memory, as 8-byte words.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    base: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the memory belongs to the map, not to a thread, and is only touched by atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `bytes` bytes of an array map.
+    pub(super) fn new(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice; a map that is
+        // shorter than `bytes` is refused with EINVAL.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidInput)?;
+        let words = bytes / size_of::<u64>();
+        Ok(Self { base, words })
+    }
+
+    /// The words.
+    pub(super) fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped in `new`, page aligned, alive until drop; all access is atomic, as is
+        // the kernel side's single 8-byte store.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: exactly what `new` has mapped.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * size_of::<u64>()) };
+    }
+}
+
+/// `SO_NETNS_COOKIE` of the calling thread's network namespace.
+pub(super) fn namespace_cookie() -> io::Result<u64> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to live variables of the sizes the option asks for.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    nix::Error::result(result)?;
+    Ok(cookie)
+}
+
+/// An exclusive lock on a folder, released when the file is dropped.
+pub(super) fn lock(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    file.lock()?;
+    Ok(file)
+}
+
+fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
+    // SAFETY: `attr` is a whole, initialised structure of the size passed; the pointers the
+    // callers put into it outlive the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_int,
+            &raw mut *attr,
+            size_of::<bpf_attr>(),
+        )
+    };
+    match i32::try_from(result) {
+        Ok(fd) if fd >= 0 => Ok(fd),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn zeroed() -> bpf_attr {
+    // SAFETY: all zero is a value of this plain kernel structure.
+    unsafe { std::mem::zeroed() }
+}

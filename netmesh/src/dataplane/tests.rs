@@ -1,0 +1,9 @@
+//! The data plane on the running kernel. Needs root; every test has a network namespace, a mount
+//! namespace and a bpffs of its own.
+
+mod attach;
+mod instance;
+mod lab;
+mod neighbour;
+mod route;
+mod traffic;
