@@ -310,6 +310,7 @@ impl Reconciler {
             }
             self.kernel.set_link(&Namespace::Node, name, link).await?;
             self.kernel.move_link(name, namespace).await?;
+            self.kernel.forbid_own_address(namespace, name)?;
         }
         Ok(self.kernel.set_link(namespace, name, link).await?)
     }

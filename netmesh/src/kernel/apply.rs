@@ -88,7 +88,7 @@ impl Kernel {
             netns::add(namespace)?;
         }
         let links = self.links(namespace).await?;
-        let mark = mark(node);
+        let mark = mark(node)?;
         let marked = links.iter().any(|link| link.alias.as_ref() == Some(&mark));
         // One that holds nothing and carries no mark is what a crash leaves between two calls.
         let virgin = links
@@ -249,6 +249,19 @@ impl Kernel {
             .setns_by_fd(file.as_raw_fd())
             .build();
         self.change_link(&Namespace::Node, name, message).await
+    }
+
+    /// Keeps the kernel from giving a link a random link-local address of its own when it comes
+    /// up (`IN6_ADDR_GEN_MODE_NONE`): the derived one is the only one.
+    ///
+    /// # Errors
+    /// When the link is not there.
+    pub fn forbid_own_address(&self, namespace: &Namespace, name: &str) -> Result<(), Error> {
+        sysctl::write(
+            namespace,
+            &format!("net/ipv6/conf/{name}/addr_gen_mode"),
+            "1",
+        )
     }
 
     /// Makes a WireGuard device of the kernel's in the node's namespace.
