@@ -1,6 +1,7 @@
 //! Observe, compare, execute, once: what `apply`, `plan` and `destroy` share.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 
 use netmesh_common::table::Origin;
 use thiserror::Error;
@@ -199,7 +200,7 @@ impl Reconciler {
                 .map_err(|(i, source)| failed(done + i, total, &group[i], source))?;
             done += batch;
         }
-        Ok(())
+        wake(steps)
     }
 
     /// Brings what follows the kernel rather than the objects up to date in every instance: the
@@ -326,6 +327,44 @@ impl Reconciler {
         }
         Ok(())
     }
+}
+
+/// A hidden resource is heard of only once it has spoken: it says a word to each peer that it
+/// must keep alive, so that they can reach it from now on and not from the first keepalive.
+fn wake(steps: &[Step]) -> Result<(), Error> {
+    for step in steps {
+        let Step::PutPeer {
+            namespace,
+            name,
+            config,
+            ..
+        } = step
+        else {
+            continue;
+        };
+        if config.keepalive.is_none() {
+            continue;
+        }
+        let link_locals = config
+            .allowed_ips
+            .iter()
+            .filter_map(|net| match net.addr() {
+                IpAddr::V6(address) if net.prefix_len() == 128 => Some(address),
+                _ => None,
+            });
+        for address in link_locals {
+            let sent = netns::run_in(namespace, || -> std::io::Result<usize> {
+                let scope = nix::net::if_::if_nametoindex(name.as_str())?;
+                // The discard port: nobody listens, the handshake is what counts.
+                let to = SocketAddrV6::new(address, 9, 0, scope);
+                UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?.send_to(&[0], to)
+            })?;
+            if let Err(error) = sent {
+                tracing::debug!("{name}: no first word to {address}: {error}");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Brings the instance of one namespace up to date with the kernel.

@@ -144,7 +144,7 @@ pub(super) async fn destroy(
         let facts = facts(&mut node.reconciler, &others, &node.config).await?;
         keep = desired(&others, &node.config, &facts);
     }
-    let _lock = lock(destroy.dry_run)?;
+    let lock = lock(destroy.dry_run)?;
     let steps = node.reconciler.plan_removal(&node.desired, &keep).await?;
     if destroy.dry_run {
         show(&node, &steps, false, out)?;
@@ -155,6 +155,11 @@ pub(super) async fn destroy(
     }
     execute(&mut node.reconciler, &steps, out).await?;
     node.reconciler.refresh(&keep).await?;
+    if keep == State::default()
+        && let Some(lock) = lock
+    {
+        lock.remove();
+    }
     show(&node, &steps, true, out)?;
     Ok(Exit::Done)
 }
@@ -251,7 +256,23 @@ fn unplannable(error: Error) -> Failure {
 }
 
 /// One writer a node: held until the process ends, however it ends.
-fn lock(dry_run: bool) -> Result<Option<std::fs::File>, Failure> {
+struct Lock {
+    path: std::path::PathBuf,
+    _file: std::fs::File,
+}
+
+impl Lock {
+    /// Leaves nothing behind: whoever waits for the lock looks again.
+    fn remove(self) {
+        let _ = std::fs::remove_file(&self.path);
+        // It stays as long as it records a sysctl.
+        let _ = self.path.parent().map(std::fs::remove_dir);
+        let _ = std::fs::remove_dir("/run/netmesh");
+    }
+}
+
+fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
+    use std::os::unix::fs::MetadataExt as _;
     if dry_run {
         return Ok(None);
     }
@@ -266,10 +287,18 @@ fn lock(dry_run: bool) -> Result<Option<std::fs::File>, Failure> {
     }
     let (cookie, _) = netns::identity(&Namespace::Node)?;
     let folder = std::path::PathBuf::from(format!("/run/netmesh/{cookie:x}"));
-    std::fs::create_dir_all(&folder)?;
-    let file = std::fs::File::create(folder.join("lock"))?;
-    file.lock()?;
-    Ok(Some(file))
+    let path = folder.join("lock");
+    loop {
+        std::fs::create_dir_all(&folder)?;
+        let file = std::fs::File::create(&path)?;
+        file.lock()?;
+        // The one before us may have removed it while we waited.
+        if std::fs::metadata(&path)
+            .is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino()))
+        {
+            return Ok(Some(Lock { path, _file: file }));
+        }
+    }
 }
 
 #[expect(clippy::print_stderr, reason = "a question is no data")]

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 
-use nix::unistd::{dup, dup2_stdout};
+use nix::unistd::dup2_stdout;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -60,7 +60,8 @@ impl Output {
     /// When the descriptors cannot be duplicated.
     pub fn take_stdout(style: Style) -> io::Result<Self> {
         let terminal = io::stdout().is_terminal();
-        let file = File::from(dup(io::stdout().as_fd())?);
+        // Closed on exec: a process that is left running must not hold the reader.
+        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         dup2_stdout(File::options().write(true).open("/dev/null")?)?;
         let color = match style.color {
             Color::Always => true,

@@ -86,6 +86,8 @@ impl Pair<'_> {
     /// The link goes away, or is made again as another kind.
     fn link_goes(&self, name: &LinkName) -> bool {
         match (self.seen.links.get(name), self.want.links.get(name)) {
+            // What is not ours never goes: only what we put on it does.
+            (Some(seen), _) if seen.kind == LinkKind::Foreign => false,
             (Some(seen), Some(want)) => seen.kind != want.kind,
             (Some(_), None) => true,
             (None, _) => false,
