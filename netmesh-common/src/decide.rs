@@ -199,3 +199,6 @@ fn hand_over<P: PacketView>(
         bytes: u64::from(ip.length) + u64::from(packets.wrapping_sub(1)) * u64::from(ip.repeated),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use netmesh_common::table::Origin;
 use thiserror::Error;
 
 use crate::dataplane::pin::NamespaceId;
-use crate::dataplane::{self, Instance};
+use crate::dataplane::{self, Instance, View};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
 use crate::plan::diff::diff;
@@ -503,7 +503,7 @@ fn observe_instance(
 ) -> Result<Option<state::Instance>, Error> {
     let id = identity(namespace)?;
     let seen = netns::run_in(namespace, || -> Result<_, dataplane::Error> {
-        let Some(instance) = Instance::open(id)? else {
+        let Some(instance) = View::open(id)? else {
             return Ok(None);
         };
         if *namespace == Namespace::Node && instance.name() != ROUTER_INSTANCE {

@@ -38,15 +38,11 @@ fn lines(name: &str, prefix: &str, key: &str, last: &str) -> Vec<String> {
     ]
 }
 
-/// A good first and a given second resource, and the other way round.
+/// The two resources in the usual allocation.
 fn with(one: &[String], two: &[String]) -> String {
-    let borrow = |lines: &[String]| lines.iter().map(|line| line.clone()).collect::<Vec<_>>();
-    let (one, two) = (borrow(one), borrow(two));
-    network(
-        "2a02:1802:5e::/48",
-        &one.iter().map(String::as_str).collect::<Vec<_>>(),
-        &two.iter().map(String::as_str).collect::<Vec<_>>(),
-    )
+    let one: Vec<&str> = one.iter().map(String::as_str).collect();
+    let two: Vec<&str> = two.iter().map(String::as_str).collect();
+    network("2a02:1802:5e::/48", &one, &two)
 }
 
 const EXIT: &str = "endpoint = \"[2001:db8::1]:51820\"\nexit = { }";
@@ -270,7 +266,7 @@ fn people_see_file_line_and_remedy() {
     assert!(output.stdout.is_empty(), "errors are no data");
     let stderr = String::from_utf8_lossy(&output.stderr);
     for word in [
-        "bad.toml:17:13",
+        "bad.toml:17:1",
         "did you mean `endpoint`?",
         "nothing was changed",
     ] {
