@@ -29,10 +29,22 @@ fn main() -> anyhow::Result<()> {
              Run `cargo xtask setup`, or `rustup toolchain install nightly --component rust-src`."
         ),
     };
-    if toolchain != "nightly" {
-        // A release compiler refuses `-Z build-std` without it.
-        // SAFETY: the build script has one thread.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    // What `cargo xtask setup` built is found without anybody setting a path.
+    let tools = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(root).join("../target"), PathBuf::from)
+        .join("tools/bin");
+    let mut path = tools.into_os_string();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+    // SAFETY: the build script has one thread.
+    unsafe {
+        env::set_var("PATH", path);
+        // Every line of the inner build would be shown as a warning of this one.
+        env::set_var("CARGO_TERM_QUIET", "true");
+        if toolchain != "nightly" {
+            // A release compiler refuses `-Z build-std` without it.
+            env::set_var("RUSTC_BOOTSTRAP", "1");
+        }
     }
     aya_build::build_ebpf(
         [Package {
