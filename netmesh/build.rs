@@ -19,7 +19,17 @@ fn main() -> anyhow::Result<()> {
         .to_str()
         .context("the path of netmesh-ebpf is not UTF-8")?;
 
-    let named = env::var("NETMESH_BPF_TOOLCHAIN").ok();
+    // What `cargo xtask setup` built, and what it chose, is found without anybody setting a path.
+    let tools = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(root).join("../target"), PathBuf::from)
+        .join("tools");
+    let chosen = tools.join("toolchain");
+    println!("cargo:rerun-if-changed={}", chosen.display());
+
+    let named = env::var("NETMESH_BPF_TOOLCHAIN").ok().or_else(|| {
+        let name = fs::read_to_string(&chosen).ok()?.trim().to_owned();
+        has_core_source(&name).then_some(name)
+    });
     let toolchain = match named.as_deref() {
         Some(name) => name,
         None if has_core_source("nightly") => "nightly",
@@ -29,11 +39,7 @@ fn main() -> anyhow::Result<()> {
              Run `cargo xtask setup`, or `rustup toolchain install nightly --component rust-src`."
         ),
     };
-    // What `cargo xtask setup` built is found without anybody setting a path.
-    let tools = env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(root).join("../target"), PathBuf::from)
-        .join("tools/bin");
-    let mut path = tools.into_os_string();
+    let mut path = tools.join("bin").into_os_string();
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
     // SAFETY: the build script has one thread.
