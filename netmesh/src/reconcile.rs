@@ -465,34 +465,43 @@ fn dataplane_step(
                 instance.delete()?;
             }
         }
-        Step::PutPort { name, port, .. } => {
-            if let Some(instance) = open {
-                instance.attach(name, *port, facts)?;
-            }
-        }
-        Step::DeletePort { name, .. } => {
-            if let Some(instance) = open {
-                instance.detach(name, facts)?;
-            }
-        }
-        Step::PutFib {
-            destination, route, ..
+        Step::PutPort {
+            instance,
+            name,
+            port,
+            ..
         } => {
-            if let Some(instance) = open {
-                instance.put_route(*destination, Origin::Object, route, facts)?;
-            }
+            loaded(open, instance)?.attach(name, *port, facts)?;
         }
-        Step::DeleteFib { destination, .. } => {
-            if let Some(instance) = open {
-                match instance.remove_route(*destination, Origin::Object) {
-                    Ok(()) | Err(dataplane::Error::NoRoute { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        Step::DeletePort { instance, name, .. } => loaded(open, instance)?.detach(name, facts)?,
+        Step::PutFib {
+            instance,
+            destination,
+            route,
+            ..
+        } => {
+            loaded(open, instance)?.put_route(*destination, Origin::Object, route, facts)?;
         }
+        Step::DeleteFib {
+            instance,
+            destination,
+            ..
+        } => match loaded(open, instance)?.remove_route(*destination, Origin::Object) {
+            Ok(()) | Err(dataplane::Error::NoRoute { .. }) => {}
+            Err(error) => return Err(error.into()),
+        },
         other => return Err(kernel::Error::NotOurs(other.to_string()).into()),
     }
     Ok(())
+}
+
+fn loaded<'a>(
+    open: &'a mut Option<Instance>,
+    name: &str,
+) -> Result<&'a mut Instance, dataplane::Error> {
+    open.as_mut().ok_or_else(|| dataplane::Error::NoInstance {
+        name: name.to_owned(),
+    })
 }
 
 /// The instance of a namespace as far as objects are concerned. In the node's own namespace only
