@@ -272,6 +272,12 @@ impl Reconciler {
                 listen_port,
             } => {
                 let key = self.keys.private(network, resource)?;
+                if let Some(port) = listen_port
+                    && userspace::find(name).is_some()
+                    && device::observe(name)?.and_then(|seen| seen.listen_port) != Some(*port)
+                {
+                    userspace::check_port(name, *port)?;
+                }
                 Ok(netns::run_in(namespace, || {
                     device::set_device(name, &key, *listen_port)
                 })??)

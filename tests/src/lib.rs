@@ -501,6 +501,7 @@ fn normalise(value: &mut Value) {
                 "permaddr",
                 "stats64",
                 "linkmode",
+                "operstate",
                 "expires",
                 "ageing_time",
                 "group",

@@ -14,10 +14,11 @@ use rtnetlink::{
     RouteMessageBuilder,
 };
 
-use super::observe::{MOVED, mark};
+use super::observe::mark;
 use super::{Error, Kernel, netns, sysctl};
 use crate::plan::state::{
-    Address, Link, LinkKind, Namespace, Neighbour, ROUTE_PROTOCOL, Route, RouteAction, RouteKey,
+    Address, Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL, Route,
+    RouteAction, RouteKey,
 };
 use crate::plan::step::Step;
 
@@ -318,7 +319,11 @@ impl Kernel {
         let Ok(found) = self.link(namespace, name).await else {
             return Ok(());
         };
-        debug_assert!(found.alias.is_none_or(|alias| alias.ends_with(MOVED)));
+        debug_assert!(
+            found
+                .alias
+                .is_none_or(|alias| alias.ends_with(MOVED_SUFFIX))
+        );
         let clean = LinkUnspec::new_with_index(found.ifindex)
             .alias("")
             .down()

@@ -17,8 +17,8 @@ use super::link::RawLink;
 use super::{Error, Kernel, netns, sysctl};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{
-    ALIAS_PREFIX, Address, Link, LinkKind, LinkName, Namespace, NamespaceState, Neighbour,
-    ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
+    ALIAS_PREFIX, Address, Link, LinkKind, LinkName, MOVED_SUFFIX, Namespace, NamespaceState,
+    Neighbour, ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
 };
 
 /// The metric the kernel gives an IPv6 route that names none (`IP6_RT_PRIO_USER`).
@@ -49,9 +49,6 @@ pub fn mark(node: &str) -> Result<String, Error> {
     let (cookie, _) = netns::identity(&Namespace::Node)?;
     Ok(format!("{ALIAS_PREFIX}node={node}@{cookie:x}"))
 }
-
-/// `ifalias` suffix of a device that was moved in.
-pub const MOVED: &str = " moved";
 
 impl Kernel {
     /// Everything of ours on the node, except what the WireGuard and data plane rooms know.
@@ -398,7 +395,7 @@ fn kind(
     if link
         .alias
         .as_ref()
-        .is_some_and(|alias| alias.ends_with(MOVED))
+        .is_some_and(|alias| alias.ends_with(MOVED_SUFFIX))
     {
         return LinkKind::Moved;
     }
