@@ -38,15 +38,6 @@ impl Family {
             Self::V4 => ETHERTYPE_IPV4,
         }
     }
-
-    /// Offset of the hop limit or TTL in the IP header.
-    #[must_use]
-    pub const fn hop_limit_offset(self) -> usize {
-        match self {
-            Self::V6 => 7,
-            Self::V4 => 8,
-        }
-    }
 }
 
 /// What the decision needs of an IP header.
@@ -62,9 +53,10 @@ pub struct Header {
     pub hop_limit: u8,
     /// Length of the IP packet in bytes, header included.
     pub length: u32,
-    /// Length of the IP header plus that of a TCP or UDP header behind it, where there is one:
-    /// what every segment of a GSO packet repeats.
-    pub repeated: u32,
+    /// Packets on the wire this one stands for: more than one for a GSO packet.
+    pub packets: u32,
+    /// IP bytes on the wire: the headers count once per segment.
+    pub bytes: u64,
     /// IPv4: the checksum after the TTL went down by one.
     pub next_checksum: u16,
 }
@@ -173,6 +165,7 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
     if length > available || (payload == 0 && next_header != NO_NEXT_HEADER) {
         return Err(PuntReason::Malformed);
     }
+    let (packets, bytes) = on_the_wire(packet, offset, length, 40, next_header)?;
     Ok(Header {
         family: Family::V6,
         source: Address::V6([
@@ -183,7 +176,8 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         ]),
         hop_limit,
         length: length as u32,
-        repeated: 40 + transport(packet, offset + 40, next_header),
+        packets,
+        bytes,
         next_checksum: 0,
     })
 }
@@ -224,6 +218,7 @@ fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
     if (length as usize) < 20 || length as usize > available || !checksum::is_valid(&fixed) {
         return Err(PuntReason::Malformed);
     }
+    let (packets, bytes) = on_the_wire(packet, offset, length as usize, 20, protocol)?;
     let old = u16::from_be_bytes([ttl, protocol]);
     let new = u16::from_be_bytes([ttl.wrapping_sub(1), protocol]);
     Ok(Header {
@@ -232,21 +227,46 @@ fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         destination: Address::V4([d0, d1, d2, d3]),
         hop_limit: ttl,
         length: u32::from(length),
-        repeated: 20 + transport(packet, offset + 20, protocol),
+        packets,
+        bytes,
         next_checksum: checksum::update(u16::from_be_bytes([c0, c1]), old, new),
     })
 }
 
-/// Length of the transport header, only looked for where a GSO packet makes it count.
-fn transport<P: PacketView>(packet: &P, offset: usize, protocol: u8) -> u32 {
-    if packet.segments() <= 1 {
-        return 0;
+/// Packets and IP bytes a packet of `length` bytes is on the wire. Every segment of a GSO packet
+/// repeats the IP header of `fixed` bytes and the transport header behind it.
+#[inline(always)]
+fn on_the_wire<P: PacketView>(
+    packet: &P,
+    offset: usize,
+    length: usize,
+    fixed: u32,
+    protocol: u8,
+) -> Result<(u32, u64), PuntReason> {
+    let size = packet.segment_size();
+    if size == 0 {
+        return Ok((1, length as u64));
     }
-    match protocol {
+    // GRO sets the length to the packet's own; padding behind segments is nothing it makes.
+    if length != packet.length().wrapping_sub(offset) {
+        return Err(PuntReason::Malformed);
+    }
+    let behind = offset.wrapping_add(fixed as usize);
+    let transport = match protocol {
         TCP => packet
-            .load::<1>(offset + 12)
+            .load::<1>(behind + 12)
             .map_or(0, |[data_offset]| u32::from(data_offset >> 4) * 4),
         UDP => 8,
         _ => 0,
-    }
+    };
+    let repeated = fixed + transport;
+    let packets = match packet.segments() {
+        0 => (length as u32)
+            .saturating_sub(repeated)
+            .div_ceil(size)
+            .max(1),
+        counted => counted,
+    };
+    let repetitions = u64::from(packets.wrapping_sub(1));
+    Ok((packets, length as u64 + repetitions * u64::from(repeated)))
 }

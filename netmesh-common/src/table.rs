@@ -211,9 +211,9 @@ impl Port {
     pub const LAYER3: u32 = 1;
     /// A source must match a prefix that lives behind this port (BCP 38).
     pub const SOURCES_BEHIND: u32 = 2;
-    /// Faces the outside: a source inside a prefix of origin `object` is
-    /// spoofed unless that prefix lives behind this very port; martians
-    /// (RFC 6890) are dropped.
+    /// Faces the outside: a source inside a prefix of origin `object`, of this
+    /// node, or on a connected subnet that does not face the outside is spoofed
+    /// unless it lives behind this very port; martians (RFC 6890) are dropped.
     pub const EXTERNAL: u32 = 4;
 }
 

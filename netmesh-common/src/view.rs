@@ -16,9 +16,14 @@ pub trait PacketView {
         false
     }
 
-    /// Packets on the wire this one stands for: more than one for a GSO packet (TC).
+    /// Payload bytes of each segment of a GSO packet; 0 for a packet that is sent as it is (TC).
+    fn segment_size(&self) -> u32 {
+        0
+    }
+
+    /// Segments of a GSO packet; 0 when its sender has not counted them (tun, virtio).
     fn segments(&self) -> u32 {
-        1
+        0
     }
 
     /// The packet leaves `ifindex` without being too big. `length` is its IP length, `mtu` the
