@@ -1,8 +1,6 @@
 //! The neighbour follower: copies what the kernel knows of a next hop into the next-hop table,
 //! at the moment it changes and without any process.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use netmesh_common::table::{Link, NeighbourKey, NeighbourLayout};
@@ -76,13 +74,12 @@ pub(crate) fn neighbour(pointer: *const u8, event: Event) -> Option<()> {
         _ => return None,
     };
     let next_hop = maps::next_hop_of(&key)?;
-    // SAFETY: the map owns the value, and lives as long as the program; `link` is its first,
-    // 8-byte aligned field, which is written by atomic instructions only.
-    let word = unsafe { AtomicU64::from_ptr(&raw mut (*next_hop).link) };
+    // `link` is the first, 8-byte aligned field of the value.
+    let word: *mut u64 = next_hop.cast();
     match event {
         Event::Changed => copy(pointer, &layout, word),
         Event::Gone => {
-            word.swap(Link::UNRESOLVED.0, Ordering::SeqCst);
+            store(word, Link::UNRESOLVED);
             Some(())
         }
     }
@@ -92,24 +89,32 @@ pub(crate) fn neighbour(pointer: *const u8, event: Event) -> Option<()> {
 /// go of the entry, so another CPU may have changed it, and reported that, in between. Whoever
 /// writes last has then read what is true.
 #[inline(always)]
-fn copy(pointer: *const u8, layout: &NeighbourLayout, word: &AtomicU64) -> Option<()> {
+fn copy(pointer: *const u8, layout: &NeighbourLayout, word: *mut u64) -> Option<()> {
     // Nothing of a dead entry: a live one may stand for the same key.
     let mut link = observe(pointer, layout)?;
     for _ in 0..ATTEMPTS {
-        word.swap(link.0, Ordering::SeqCst);
-        match observe(pointer, layout) {
-            Some(now) if now == link => return Some(()),
-            Some(now) => link = now,
-            None => {
-                // It died meanwhile; take back what was written, but nobody else's word.
-                let unresolved = Link::UNRESOLVED.0;
-                let _ =
-                    word.compare_exchange(link.0, unresolved, Ordering::SeqCst, Ordering::SeqCst);
-                return Some(());
+        store(word, link);
+        let Some(now) = observe(pointer, layout) else {
+            // It died meanwhile: take back what was written, but not its successor's word.
+            // SAFETY: as in `store`.
+            if unsafe { word.read_volatile() } == link.0 {
+                store(word, Link::UNRESOLVED);
             }
+            return None;
+        };
+        if now == link {
+            return Some(());
         }
+        link = now;
     }
     Some(())
+}
+
+/// One store, never seen half done.
+#[inline(always)]
+fn store(word: *mut u64, link: Link) {
+    // SAFETY: the map owns the aligned word behind the pointer and lives as long as the program.
+    unsafe { word.write_volatile(link.0) };
 }
 
 /// What a live neighbour's link-layer address is; `None` for a dead one.
