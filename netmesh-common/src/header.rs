@@ -53,12 +53,21 @@ pub struct Header {
     pub hop_limit: u8,
     /// Length of the IP packet in bytes, header included.
     pub length: u32,
-    /// Packets on the wire this one stands for: more than one for a GSO packet.
-    pub packets: u32,
-    /// IP bytes on the wire: the headers count once per segment.
-    pub bytes: u64,
+    /// What the packet is on the wire.
+    pub wire: Wire,
     /// IPv4: the checksum after the TTL went down by one.
     pub next_checksum: u16,
+}
+
+/// What a packet is on the wire: itself, or the segments of a GSO packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// Packets.
+    pub packets: u32,
+    /// IP bytes of all of them: the headers count once per segment.
+    pub bytes: u64,
+    /// IP length of the largest.
+    pub largest: u32,
 }
 
 /// Reads the Ethernet header: the family of what follows it.
@@ -165,7 +174,6 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
     if length > available || (payload == 0 && next_header != NO_NEXT_HEADER) {
         return Err(PuntReason::Malformed);
     }
-    let (packets, bytes) = on_the_wire(packet, offset, length, 40, next_header)?;
     Ok(Header {
         family: Family::V6,
         source: Address::V6([
@@ -176,8 +184,7 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         ]),
         hop_limit,
         length: length as u32,
-        packets,
-        bytes,
+        wire: on_the_wire(packet, offset, length, 40, next_header)?,
         next_checksum: 0,
     })
 }
@@ -218,7 +225,6 @@ fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
     if (length as usize) < 20 || length as usize > available || !checksum::is_valid(&fixed) {
         return Err(PuntReason::Malformed);
     }
-    let (packets, bytes) = on_the_wire(packet, offset, length as usize, 20, protocol)?;
     let old = u16::from_be_bytes([ttl, protocol]);
     let new = u16::from_be_bytes([ttl.wrapping_sub(1), protocol]);
     Ok(Header {
@@ -227,14 +233,13 @@ fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         destination: Address::V4([d0, d1, d2, d3]),
         hop_limit: ttl,
         length: u32::from(length),
-        packets,
-        bytes,
+        wire: on_the_wire(packet, offset, length as usize, 20, protocol)?,
         next_checksum: checksum::update(u16::from_be_bytes([c0, c1]), old, new),
     })
 }
 
-/// Packets and IP bytes a packet of `length` bytes is on the wire. Every segment of a GSO packet
-/// repeats the IP header of `fixed` bytes and the transport header behind it.
+/// Every segment of a GSO packet repeats the IP header of `fixed` bytes and the transport header
+/// behind it.
 #[inline(always)]
 fn on_the_wire<P: PacketView>(
     packet: &P,
@@ -242,10 +247,14 @@ fn on_the_wire<P: PacketView>(
     length: usize,
     fixed: u32,
     protocol: u8,
-) -> Result<(u32, u64), PuntReason> {
+) -> Result<Wire, PuntReason> {
     let size = packet.segment_size();
     if size == 0 {
-        return Ok((1, length as u64));
+        return Ok(Wire {
+            packets: 1,
+            bytes: length as u64,
+            largest: length as u32,
+        });
     }
     // GRO sets the length to the packet's own; padding behind segments is nothing it makes.
     if length != packet.length().wrapping_sub(offset) {
@@ -268,5 +277,9 @@ fn on_the_wire<P: PacketView>(
         counted => counted,
     };
     let repetitions = u64::from(packets.wrapping_sub(1));
-    Ok((packets, length as u64 + repetitions * u64::from(repeated)))
+    Ok(Wire {
+        packets,
+        bytes: length as u64 + repetitions * u64::from(repeated),
+        largest: repeated.saturating_add(size).min(length as u32),
+    })
 }

@@ -121,6 +121,16 @@ pub struct FibEntry {
 impl FibEntry {
     /// `counter` of a prefix that is not counted by itself.
     pub const UNCOUNTED: u32 = u32::MAX;
+
+    /// What stands for no match: no action, no origin, nothing counted.
+    pub const NONE: Self = Self {
+        next_hop: 0,
+        counter: Self::UNCOUNTED,
+        action: 0,
+        prefix_length: 0,
+        origin: 0,
+        reserved: [0; 5],
+    };
 }
 
 /// Value of the next-hop table.

@@ -26,8 +26,8 @@ pub trait PacketView {
         0
     }
 
-    /// The packet leaves `ifindex` without being too big. `length` is its IP length, `mtu` the
-    /// device's. A GSO packet is judged by its segments.
+    /// The packet leaves `ifindex` without being too big: `length` is its IP length, or that of
+    /// the largest segment, `mtu` the device's. A host may know better of a GSO packet.
     fn fits(&self, _ifindex: u32, length: u32, mtu: u32) -> bool {
         length <= mtu
     }

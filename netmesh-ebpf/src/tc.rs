@@ -15,6 +15,10 @@ use crate::{count, maps};
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
 
+/// `-EINVAL`: nobody has told the buffer where its transport header is, so that only the packet
+/// itself can say how large its segments are.
+const NO_TRANSPORT_HEADER: i64 = -22;
+
 /// A packet in a socket buffer; its bytes may lie in fragments, so they are copied out.
 struct Packet<'a>(&'a TcContext);
 
@@ -49,9 +53,10 @@ impl PacketView for Packet<'_> {
 
     #[inline(always)]
     fn fits(&self, ifindex: u32, length: u32, mtu: u32) -> bool {
-        if self.segment_size() == 0 {
+        if self.segment_size() == 0 || length > mtu {
             return length <= mtu;
         }
+        // Segments inside a tunnel repeat more headers than the decision reads.
         let mut mtu_found = 0_u32;
         // SAFETY: the context is this program's own; the helper writes one u32.
         let answer = unsafe {
@@ -63,7 +68,7 @@ impl PacketView for Packet<'_> {
                 CHECK_SEGMENTS,
             )
         };
-        answer == 0
+        answer == 0 || answer == NO_TRANSPORT_HEADER
     }
 }
 

@@ -87,13 +87,6 @@ impl PacketView for Packet {
     fn segments(&self) -> u32 {
         self.input.segments
     }
-
-    fn fits(&self, _ifindex: u32, length: u32, mtu: u32) -> bool {
-        match self.input.segment_size {
-            0 => length <= mtu,
-            size => size <= mtu,
-        }
-    }
 }
 
 impl PacketEdit for Packet {

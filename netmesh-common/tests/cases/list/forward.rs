@@ -248,6 +248,7 @@ pub(super) fn segmented() -> Vec<Case> {
         ),
         gso("segments that nobody counted", tcp(3000), 1400, 0, of_three),
         gso("one segment", tcp(900), 1400, 1, Some((1, 960))),
-        gso("segments larger than the MTU", tcp(3300), 1600, 3, None),
+        gso("segments as large as the MTU", tcp(3000), 1440, 3, of_three),
+        gso("segments one byte larger", tcp(3000), 1441, 3, None),
     ]
 }
