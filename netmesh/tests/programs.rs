@@ -1,5 +1,11 @@
 //! The programs in the running kernel: the verifier takes them, and on every packet they do what
 //! the library does, byte for byte and count for count. Needs root.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "helpers of a test; the instruction counts are for its reader"
+)]
 
 #[path = "../../netmesh-common/tests/cases/mod.rs"]
 mod cases;
