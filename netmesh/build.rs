@@ -19,7 +19,17 @@ fn main() -> anyhow::Result<()> {
         .to_str()
         .context("the path of netmesh-ebpf is not UTF-8")?;
 
-    let named = env::var("NETMESH_BPF_TOOLCHAIN").ok();
+    // What `cargo xtask setup` built, and what it chose, is found without anybody setting a path.
+    let tools = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(root).join("../target"), PathBuf::from)
+        .join("tools");
+    let chosen = tools.join("toolchain");
+    println!("cargo:rerun-if-changed={}", chosen.display());
+
+    let named = env::var("NETMESH_BPF_TOOLCHAIN").ok().or_else(|| {
+        let name = fs::read_to_string(&chosen).ok()?.trim().to_owned();
+        has_core_source(&name).then_some(name)
+    });
     let toolchain = match named.as_deref() {
         Some(name) => name,
         None if has_core_source("nightly") => "nightly",
@@ -29,10 +39,18 @@ fn main() -> anyhow::Result<()> {
              Run `cargo xtask setup`, or `rustup toolchain install nightly --component rust-src`."
         ),
     };
-    if toolchain != "nightly" {
-        // A release compiler refuses `-Z build-std` without it.
-        // SAFETY: the build script has one thread.
-        unsafe { env::set_var("RUSTC_BOOTSTRAP", "1") };
+    let mut path = tools.join("bin").into_os_string();
+    path.push(":");
+    path.push(env::var_os("PATH").unwrap_or_default());
+    // SAFETY: the build script has one thread.
+    unsafe {
+        env::set_var("PATH", path);
+        // Every line of the inner build would be shown as a warning of this one.
+        env::set_var("CARGO_TERM_QUIET", "true");
+        if toolchain != "nightly" {
+            // A release compiler refuses `-Z build-std` without it.
+            env::set_var("RUSTC_BOOTSTRAP", "1");
+        }
     }
     aya_build::build_ebpf(
         [Package {

@@ -7,7 +7,7 @@ use netmesh_common::table::Origin;
 use thiserror::Error;
 
 use crate::dataplane::pin::NamespaceId;
-use crate::dataplane::{self, Instance};
+use crate::dataplane::{self, Instance, View};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
 use crate::plan::diff::diff;
@@ -272,6 +272,12 @@ impl Reconciler {
                 listen_port,
             } => {
                 let key = self.keys.private(network, resource)?;
+                if let Some(port) = listen_port
+                    && userspace::find(name).is_some()
+                    && device::observe(name)?.and_then(|seen| seen.listen_port) != Some(*port)
+                {
+                    userspace::check_port(name, *port)?;
+                }
                 Ok(netns::run_in(namespace, || {
                     device::set_device(name, &key, *listen_port)
                 })??)
@@ -310,6 +316,7 @@ impl Reconciler {
             }
             self.kernel.set_link(&Namespace::Node, name, link).await?;
             self.kernel.move_link(name, namespace).await?;
+            self.kernel.forbid_own_address(namespace, name)?;
         }
         Ok(self.kernel.set_link(namespace, name, link).await?)
     }
@@ -464,34 +471,43 @@ fn dataplane_step(
                 instance.delete()?;
             }
         }
-        Step::PutPort { name, port, .. } => {
-            if let Some(instance) = open {
-                instance.attach(name, *port, facts)?;
-            }
-        }
-        Step::DeletePort { name, .. } => {
-            if let Some(instance) = open {
-                instance.detach(name, facts)?;
-            }
-        }
-        Step::PutFib {
-            destination, route, ..
+        Step::PutPort {
+            instance,
+            name,
+            port,
+            ..
         } => {
-            if let Some(instance) = open {
-                instance.put_route(*destination, Origin::Object, route, facts)?;
-            }
+            loaded(open, instance)?.attach(name, *port, facts)?;
         }
-        Step::DeleteFib { destination, .. } => {
-            if let Some(instance) = open {
-                match instance.remove_route(*destination, Origin::Object) {
-                    Ok(()) | Err(dataplane::Error::NoRoute { .. }) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        Step::DeletePort { instance, name, .. } => loaded(open, instance)?.detach(name, facts)?,
+        Step::PutFib {
+            instance,
+            destination,
+            route,
+            ..
+        } => {
+            loaded(open, instance)?.put_route(*destination, Origin::Object, route, facts)?;
         }
+        Step::DeleteFib {
+            instance,
+            destination,
+            ..
+        } => match loaded(open, instance)?.remove_route(*destination, Origin::Object) {
+            Ok(()) | Err(dataplane::Error::NoRoute { .. }) => {}
+            Err(error) => return Err(error.into()),
+        },
         other => return Err(kernel::Error::NotOurs(other.to_string()).into()),
     }
     Ok(())
+}
+
+fn loaded<'a>(
+    open: &'a mut Option<Instance>,
+    name: &str,
+) -> Result<&'a mut Instance, dataplane::Error> {
+    open.as_mut().ok_or_else(|| dataplane::Error::NoInstance {
+        name: name.to_owned(),
+    })
 }
 
 /// The instance of a namespace as far as objects are concerned. In the node's own namespace only
@@ -502,7 +518,7 @@ fn observe_instance(
 ) -> Result<Option<state::Instance>, Error> {
     let id = identity(namespace)?;
     let seen = netns::run_in(namespace, || -> Result<_, dataplane::Error> {
-        let Some(instance) = Instance::open(id)? else {
+        let Some(instance) = View::open(id)? else {
             return Ok(None);
         };
         if *namespace == Namespace::Node && instance.name() != ROUTER_INSTANCE {

@@ -501,11 +501,13 @@ fn normalise(value: &mut Value) {
                 "permaddr",
                 "stats64",
                 "linkmode",
+                "operstate",
                 "expires",
                 "ageing_time",
                 "group",
                 "txqlen",
                 "resolved",
+                "id",
             ] {
                 fields.remove(volatile);
             }
@@ -518,7 +520,12 @@ fn normalise(value: &mut Value) {
             }
         }
         Value::Array(items) => {
-            items.retain(|item| !made_of_mac(item["dst"].as_str().unwrap_or_default()));
+            items.retain(|item| {
+                let destination = item["dst"].as_str().unwrap_or_default();
+                // Made by the kernel itself, or not, as forwarding and a link come up in turn.
+                let anycast = destination == "fe80::" && item["type"] == "anycast";
+                !anycast && !made_of_mac(destination)
+            });
             for item in items.iter_mut() {
                 normalise(item);
             }

@@ -7,7 +7,7 @@ use netmesh_common::table::Origin;
 use serde::Serialize;
 
 use super::arguments::Counters;
-use super::dataplane::opened;
+use super::dataplane::look;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{bytes, table};
@@ -40,23 +40,23 @@ pub(super) async fn run(arguments: &Counters, out: &mut Output) -> Result<Exit, 
     }
 }
 
-/// The instance is opened for each reading and closed again: writers never wait for a watcher.
+/// Nothing is locked: writers never wait for a watcher.
 async fn read(arguments: &Counters) -> Result<Report, Failure> {
-    let (instance, facts) = opened().await?;
+    let (view, facts) = look().await?;
     if arguments.drops {
         return Ok(Report {
             prefixes: None,
-            ports: Some(instance.port_counters(&facts)?),
+            ports: Some(view.port_counters(&facts)?),
         });
     }
     // The node's own addresses and subnets are never forwarded to: they have nothing to count.
-    let routed: BTreeSet<_> = instance
+    let routed: BTreeSet<_> = view
         .routes(&facts)?
         .into_iter()
         .filter(|row| row.active && row.origin != Origin::Connected)
         .map(|row| row.prefix)
         .collect();
-    let mut rows = instance.prefix_counters()?;
+    let mut rows = view.prefix_counters()?;
     rows.retain(|row| {
         let wanted = arguments.prefixes.is_empty()
             || arguments

@@ -6,8 +6,8 @@ use super::arguments::{Dataplane, Hook as HookArgument, SourcesArgument};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{bytes, table};
-use crate::dataplane::Instance;
 use crate::dataplane::counters::PortCountersRow;
+use crate::dataplane::{Instance, View};
 use crate::kernel::{Kernel, netns};
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{Hook, Namespace, Port, Sources};
@@ -16,23 +16,29 @@ use crate::reconcile::identity;
 /// Name of an instance made by hand.
 const BY_HAND: &str = "ports";
 
-/// The instance of the node's namespace with what the kernel shows.
-pub(super) async fn open() -> Result<(Option<Instance>, NamespaceFacts), Failure> {
-    let facts = Kernel::default().facts(&Namespace::Node).await?;
-    let id = identity(&Namespace::Node)?;
-    Ok((Instance::open(id)?, facts))
+/// The data plane of the node's namespace for looking at: writers are not waited for.
+pub(super) async fn look() -> Result<(View, NamespaceFacts), Failure> {
+    let (view, facts) = find().await?;
+    Ok((view.ok_or_else(none)?, facts))
 }
 
-/// Like [`open`], and there must be one.
-pub(super) async fn opened() -> Result<(Instance, NamespaceFacts), Failure> {
-    let (instance, facts) = open().await?;
-    let instance = instance.ok_or_else(|| {
-        anyhow::anyhow!(
-            "no data plane serves this namespace; attach one: netmesh dataplane attach --port DEV, \
-             or name the namespace of an exit: netmesh -n NAME"
-        )
-    })?;
+/// The same for changing; waits for other writers.
+pub(super) async fn write() -> Result<(Instance, NamespaceFacts), Failure> {
+    let facts = Kernel::default().facts(&Namespace::Node).await?;
+    let instance = Instance::open(identity(&Namespace::Node)?)?.ok_or_else(none)?;
     Ok((instance, facts))
+}
+
+async fn find() -> Result<(Option<View>, NamespaceFacts), Failure> {
+    let facts = Kernel::default().facts(&Namespace::Node).await?;
+    Ok((View::open(identity(&Namespace::Node)?)?, facts))
+}
+
+fn none() -> anyhow::Error {
+    anyhow::anyhow!(
+        "no data plane serves this namespace; attach one: netmesh dataplane attach --port DEV, or \
+         name the namespace of an exit: netmesh -n NAME"
+    )
 }
 
 #[derive(Debug, Serialize)]
@@ -57,25 +63,18 @@ pub(super) struct InstanceReport {
 }
 
 impl InstanceReport {
-    pub(super) fn of(instance: &Instance, facts: &NamespaceFacts) -> Result<Self, Failure> {
+    pub(super) fn of(instance: &View, facts: &NamespaceFacts) -> Result<Self, Failure> {
         let routes = instance.routes(facts)?;
         let ports = instance
             .ports(facts)?
             .into_iter()
-            .map(|row| {
-                let kind = row.name.as_ref().and_then(|name| facts.devices.get(name));
-                let veth = kind.is_some_and(|device| device.kind == "veth");
-                PortReport {
-                    name: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
-                    ifindex: row.ifindex,
-                    hook: row.port.hook,
-                    link: row.link,
-                    sources: row.port.sources,
-                    warning: (veth && row.port.hook == Hook::Xdp).then_some(
-                        "a veth: frames forwarded to it are lost unless its other end runs NAPI \
-                         (ethtool -K PEER gro on)",
-                    ),
-                }
+            .map(|row| PortReport {
+                name: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
+                ifindex: row.ifindex,
+                hook: row.port.hook,
+                link: row.link,
+                sources: row.port.sources,
+                warning: row.warning,
             })
             .collect();
         Ok(Self {
@@ -133,7 +132,7 @@ impl InstanceReport {
             .iter()
             .filter_map(|port| Some((&port.name, port.warning?)))
         {
-            text.push_str(&format!("note: {} is {}\n", port.0, port.1));
+            text.push_str(&format!("note: {}: {}\n", port.0, port.1));
         }
         text
     }
@@ -205,8 +204,8 @@ async fn attach(
 }
 
 async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
-    let (instance, facts) = open().await?;
-    let Some(mut instance) = instance else {
+    let facts = Kernel::default().facts(&Namespace::Node).await?;
+    let Some(mut instance) = Instance::open(identity(&Namespace::Node)?)? else {
         out_text(out, "no data plane serves this namespace: nothing to do\n")?;
         return Ok(Exit::Done);
     };
@@ -238,9 +237,9 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
 }
 
 async fn status(out: &mut Output) -> Result<Exit, Failure> {
-    let (instance, facts) = open().await?;
-    match instance {
-        Some(instance) => show(&instance, &facts, out),
+    let (view, facts) = find().await?;
+    match view {
+        Some(view) => show(&view, &facts, out),
         None if out.is_json() => {
             out.json(serde_json::json!({ "instance": null }))?;
             Ok(Exit::Done)
@@ -252,7 +251,7 @@ async fn status(out: &mut Output) -> Result<Exit, Failure> {
     }
 }
 
-fn show(instance: &Instance, facts: &NamespaceFacts, out: &mut Output) -> Result<Exit, Failure> {
+fn show(instance: &View, facts: &NamespaceFacts, out: &mut Output) -> Result<Exit, Failure> {
     let report = InstanceReport::of(instance, facts)?;
     if out.is_json() {
         out.json(serde_json::json!({ "instance": report }))?;
@@ -281,8 +280,8 @@ pub(super) async fn all(
         let facts = kernel.facts(namespace).await?;
         let id = identity(namespace)?;
         let report = netns::run_in(namespace, || -> Result<_, Failure> {
-            match Instance::open(id)? {
-                Some(instance) => InstanceReport::of(&instance, &facts).map(Some),
+            match View::open(id)? {
+                Some(view) => InstanceReport::of(&view, &facts).map(Some),
                 None => Ok(None),
             }
         })??;

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use netmesh_common::table::Origin;
 
 use super::arguments::{Route, RouteSpec};
-use super::dataplane::opened;
+use super::dataplane::{look, write};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::route_spec;
@@ -25,19 +25,15 @@ pub(super) async fn run(command: Option<&Route>, out: &mut Output) -> Result<Exi
 }
 
 async fn list(within: Option<IpNet>, out: &mut Output) -> Result<Exit, Failure> {
-    let (instance, facts) = opened().await?;
-    let mut rows = instance.routes(&facts)?;
+    let (view, facts) = look().await?;
+    let mut rows = view.routes(&facts)?;
     rows.retain(|row| within.is_none_or(|within| within.contains(&row.prefix)));
     show(&rows, out)
 }
 
 async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failure> {
-    let (instance, facts) = opened().await?;
-    let rows = instance.routes(&facts)?;
-    let best = rows
-        .into_iter()
-        .filter(|row| row.active && row.prefix.contains(&address))
-        .max_by_key(|row| row.prefix.prefix_len());
+    let (view, facts) = look().await?;
+    let best = view.get(address, &facts)?.map(|found| found.row);
     let Some(best) = best else {
         let error = anyhow::anyhow!(
             "no route of the data plane matches {address}: such packets are left to the kernel"
@@ -53,7 +49,7 @@ async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failur
 
 async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, Failure> {
     let (prefix, route) = route_spec::parse(&spec.words).map_err(Failure::rejected)?;
-    let (mut instance, facts) = opened().await?;
+    let (mut instance, facts) = write().await?;
     let present = instance
         .routes(&facts)?
         .into_iter()
@@ -91,7 +87,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
 }
 
 async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
-    let (mut instance, facts) = opened().await?;
+    let (mut instance, facts) = write().await?;
     if dry_run {
         return say(out, &format!("route del {prefix}"));
     }

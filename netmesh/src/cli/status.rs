@@ -57,6 +57,11 @@ pub(super) async fn run(
     status: &Status,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
+    if status.check.is_none() && !global.config.join("node.toml").exists() {
+        // No objects: at most a plain router, and that has a status too.
+        tracing::info!("no node.toml in {}", global.config.display());
+        return super::dataplane::run(None, out).await;
+    }
     let mut node = load(global, &[]).await?;
     let report = report(&mut node).await?;
     let exit = match status.check {

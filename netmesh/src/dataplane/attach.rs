@@ -163,7 +163,7 @@ impl Instance {
                 name: name.to_owned(),
             });
         }
-        self.forget_dead_ports(facts)?;
+        self.forget_dead_ports()?;
         let mut attached = false;
         for (kind, ifindex) in self.links()? {
             if ifindex == device.ifindex {
@@ -205,7 +205,7 @@ impl Instance {
             }
             self.remove_port(device.ifindex)?;
         }
-        self.forget_dead_ports(facts)
+        self.forget_dead_ports()
     }
 
     /// Puts the program that lets every frame pass on a device of any namespace, the calling
@@ -304,21 +304,19 @@ impl Instance {
         gone(self.maps().tx.remove(ifindex), "TX", "remove a port")
     }
 
-    /// Links and ports of devices that no longer exist, and what a killed writer left.
-    fn forget_dead_ports(&mut self, facts: &NamespaceFacts) -> Result<(), Error> {
-        let mut attached = BTreeSet::new();
-        for row in self.ports(facts)? {
-            if row.name.is_some() {
-                attached.insert(row.ifindex);
-                continue;
-            }
-            for (kind, ifindex) in self.links()? {
-                if ifindex == row.ifindex && kind.word() == row.link {
-                    self.detach_link(kind, ifindex)?;
-                }
+    /// Links and ports of devices that no longer exist, and what a killed writer left. Asks the
+    /// kernel: the caller's facts may be older than a port of somebody else.
+    fn forget_dead_ports(&mut self) -> Result<(), Error> {
+        let mut alive = BTreeSet::new();
+        for (kind, ifindex) in self.links()? {
+            let here = nix::net::if_::if_indextoname(ifindex).is_ok();
+            if here && self.is_attached(kind, ifindex)? {
+                alive.insert(ifindex);
+            } else {
+                self.detach_link(kind, ifindex)?;
             }
         }
-        self.remove_unattached(&attached)
+        self.remove_unattached(&alive)
     }
 }
 

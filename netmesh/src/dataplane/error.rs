@@ -112,12 +112,6 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// A step that is not the data plane's.
-    #[error("`{step}` is not a step of the data plane")]
-    NotOurs {
-        /// As the plan prints it.
-        step: String,
-    },
     /// A step for an instance that is not loaded.
     #[error("no data plane `{name}` is loaded in this namespace; `netmesh apply` loads it")]
     NoInstance {

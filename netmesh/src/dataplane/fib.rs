@@ -160,6 +160,7 @@ impl Instance {
             FibRoute::Blackhole => (Action::Blackhole, None),
             FibRoute::Punt => (Action::Punt, None),
         };
+        self.note()?;
         let next_hop = match hop {
             Some((link, gateway, connected)) => self.next_hop(link, gateway, connected, facts)?,
             None => 0,
@@ -170,7 +171,6 @@ impl Instance {
             action: action as u8,
             reserved: [0; 3],
         };
-        self.note()?;
         let before = self.read_rib(&key)?;
         self.change(|instance| {
             instance.write_rib(&key, &entry)?;

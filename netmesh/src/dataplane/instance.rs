@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
+use std::thread::{self, ThreadId};
 
 use super::counter_id::Reclaim;
 use super::maps::Maps;
@@ -42,6 +43,8 @@ pub struct Instance {
     view: View,
     pub(super) next_hops: NextHops,
     pub(super) reclaim: Option<Reclaim>,
+    /// The thread that was last seen to be in the namespace.
+    inside: Option<ThreadId>,
     /// The note of a writer at work is there.
     noted: bool,
     /// A change stopped halfway: the note stays, for the next writer.
@@ -165,10 +168,16 @@ impl Instance {
         (&mut self.view.maps, &mut self.next_hops)
     }
 
-    /// The calling thread is in the namespace this instance serves.
-    pub(super) fn inside(&self) -> Result<(), Error> {
+    /// The calling thread is in the namespace this instance serves. Looked up once a thread: no
+    /// thread of ours goes from one namespace to another.
+    pub(super) fn inside(&mut self) -> Result<(), Error> {
+        let thread = Some(thread::current().id());
+        if self.inside == thread {
+            return Ok(());
+        }
         let cookie = sys::namespace_cookie().map_err(|source| Error::Namespace { source })?;
         if cookie == self.folder.cookie {
+            self.inside = thread;
             return Ok(());
         }
         Err(Error::Elsewhere {
@@ -196,6 +205,7 @@ impl Instance {
             torn: true,
             view: View { folder, maps },
             reclaim: None,
+            inside: None,
             _lock: lock,
         };
         if instance.noted {

@@ -84,11 +84,11 @@ fn pin_programs(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), E
     for name in PROGRAMS {
         if name == "netmesh_tc" {
             let classifier: &mut SchedClassifier = program(ebpf, name)?;
-            classifier.load().map_err(refused)?;
+            verified(|| classifier.load())?;
             classifier.pin(path(name)).map_err(refused)?;
         } else {
             let xdp: &mut Xdp = program(ebpf, name)?;
-            xdp.load().map_err(refused)?;
+            verified(|| xdp.load())?;
             xdp.pin(path(name)).map_err(refused)?;
         }
     }
@@ -106,7 +106,7 @@ fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> 
     let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
         let follower: &mut BtfTracePoint = program(ebpf, name)?;
-        follower.load(tracepoint, &btf).map_err(refused)?;
+        verified(|| follower.load(tracepoint, &btf))?;
         let link = follower.attach().map_err(refused)?;
         let link: FdLink = follower.take_link(link).map_err(refused)?.into();
         links.push((name, link));
@@ -115,6 +115,19 @@ fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> 
         link.pin(path(name)).map_err(refused)?;
     }
     Ok(())
+}
+
+/// The verifier gives up with `EAGAIN` when anything wakes the thread it runs on.
+fn verified(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Error> {
+    const ATTEMPTS: usize = 10;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result.map_err(refused),
+        }
+    }
+    load().map_err(refused)
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>

@@ -4,11 +4,6 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
-};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::sys::socket::{
     AddressFamily as SocketFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
@@ -83,72 +78,82 @@ impl Lookup for Kernel {
             .0
             .as_ref()
             .map_err(|error| fail(io::Error::new(error.kind(), error.to_string())))?;
-        let mut request = NeighbourMessage::default();
-        request.header.ifindex = ifindex;
-        let destination = match address {
-            IpAddr::V6(a) => {
-                request.header.family = AddressFamily::Inet6;
-                NeighbourAddress::Inet6(a)
-            }
-            IpAddr::V4(a) => {
-                request.header.family = AddressFamily::Inet;
-                NeighbourAddress::Inet(a)
-            }
-        };
-        request
-            .attributes
-            .push(NeighbourAttribute::Destination(destination));
-        let mut message = NetlinkMessage::from(RouteNetlinkMessage::GetNeighbour(request));
-        message.header.flags = NLM_F_REQUEST;
-        message.finalize();
-        let mut buffer = vec![0; message.buffer_len().max(8192)];
-        message.serialize(&mut buffer);
-        let length = message.buffer_len();
         let fd = socket.as_raw_fd();
-        send(
-            fd,
-            buffer.get(..length).unwrap_or_default(),
-            MsgFlags::empty(),
-        )
-        .map_err(|error| fail(error.into()))?;
-        let length =
-            recv(fd, &mut buffer, MsgFlags::empty()).map_err(|error| fail(error.into()))?;
-        let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(
-            buffer.get(..length).unwrap_or_default(),
-        )
-        .map_err(|error| fail(io::Error::other(error)))?;
-        match answer.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(found)) => {
-                Ok(usable(&found))
-            }
-            NetlinkPayload::Error(error) => match error.to_io().raw_os_error() {
-                Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Ok(None),
-                _ => Err(fail(error.to_io())),
-            },
-            _ => Err(fail(io::ErrorKind::InvalidData.into())),
-        }
+        let sent = send(fd, &question(ifindex, address), MsgFlags::empty());
+        sent.map_err(|error| fail(error.into()))?;
+        let mut buffer = [0; 4096];
+        let length = recv(fd, &mut buffer, MsgFlags::empty());
+        let length = length.map_err(|error| fail(error.into()))?;
+        answer(buffer.get(..length).unwrap_or_default()).map_err(fail)
     }
 }
 
-/// `NUD_VALID` without `NUD_NOARP`, as the follower judges it.
-fn usable(message: &NeighbourMessage) -> Option<[u8; 6]> {
-    let valid = matches!(
-        message.header.state,
-        NeighbourState::Permanent
-            | NeighbourState::Reachable
-            | NeighbourState::Stale
-            | NeighbourState::Delay
-            | NeighbourState::Probe
-    );
+/// `struct nlmsghdr`, and `struct ndmsg` behind it.
+const HEADER: usize = 16;
+const NEIGHBOUR: usize = 12;
+
+/// `NUD_VALID` of include/net/neighbour.h without `NUD_NOARP`, as the follower judges it.
+const USABLE: u16 =
+    libc::NUD_PERMANENT | libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE;
+
+/// `RTM_GETNEIGH` for one neighbour.
+fn question(ifindex: u32, address: IpAddr) -> Vec<u8> {
+    let (family, bytes) = encode(address);
+    let (family, bytes) = if family == 6 {
+        (libc::AF_INET6, &bytes[..])
+    } else {
+        (libc::AF_INET, &bytes[..4])
+    };
+    let attribute = 4 + bytes.len();
+    let mut message = Vec::with_capacity(HEADER + NEIGHBOUR + attribute);
+    let length = (HEADER + NEIGHBOUR + attribute) as u32;
+    message.extend(length.to_ne_bytes());
+    message.extend(libc::RTM_GETNEIGH.to_ne_bytes());
+    message.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    message.extend([0; 8]); // Sequence number and port: the socket asks one question at a time.
+    message.extend([family as u8, 0, 0, 0]);
+    message.extend(ifindex.to_ne_bytes());
+    message.extend([0; 4]); // State, flags, type.
+    message.extend((attribute as u16).to_ne_bytes());
+    message.extend(libc::NDA_DST.to_ne_bytes());
+    message.extend(bytes);
     message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            NeighbourAttribute::LinkLayerAddress(bytes) if valid => {
-                bytes.as_slice().try_into().ok()
-            }
-            _ => None,
-        })
+}
+
+/// The link-layer address in the kernel's answer, if the neighbour is known and usable.
+fn answer(message: &[u8]) -> io::Result<Option<[u8; 6]>> {
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    let kind = two(message, 4).ok_or_else(malformed)?;
+    if i32::from(kind) == libc::NLMSG_ERROR {
+        let bytes = message.get(HEADER..HEADER + 4).ok_or_else(malformed)?;
+        let number = i32::from_ne_bytes(bytes.try_into().map_err(|_| malformed())?);
+        return match -number {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => Ok(None),
+            number => Err(io::Error::from_raw_os_error(number)),
+        };
+    }
+    if kind != libc::RTM_NEWNEIGH {
+        return Err(malformed());
+    }
+    let state = two(message, HEADER + 8).ok_or_else(malformed)?;
+    if state & USABLE == 0 {
+        return Ok(None);
+    }
+    let mut rest = message.get(HEADER + NEIGHBOUR..).ok_or_else(malformed)?;
+    while let (Some(length), Some(kind)) = (two(rest, 0), two(rest, 2)) {
+        let length = usize::from(length);
+        let value = rest.get(4..length).ok_or_else(malformed)?;
+        if kind == libc::NDA_LLADDR {
+            return Ok(value.try_into().ok());
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(None)
+}
+
+fn two(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at + 2)?;
+    Some(u16::from_ne_bytes(bytes.try_into().ok()?))
 }
 
 /// Family and bytes of an address as the maps hold them.
@@ -160,5 +165,25 @@ pub(super) fn encode(address: IpAddr) -> (u8, [u8; 16]) {
             bytes[..4].copy_from_slice(&a.octets());
             (4, bytes)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_is_cut_short_is_refused() {
+        let mut message = question(3, IpAddr::from([10, 0, 0, 1]));
+        message[4..6].copy_from_slice(&libc::RTM_NEWNEIGH.to_ne_bytes());
+        message[HEADER + 8] = libc::NUD_STALE as u8;
+        assert_eq!(answer(&message).unwrap(), None, "no link-layer address");
+        message.extend([10, 0, libc::NDA_LLADDR as u8, 0, 2, 0, 0, 0, 0, 9, 0, 0]);
+        assert_eq!(answer(&message).unwrap(), Some([2, 0, 0, 0, 0, 9]));
+        for length in [0, 5, HEADER, HEADER + 9, message.len() - 4] {
+            assert!(answer(&message[..length]).is_err(), "{length}");
+        }
+        message[HEADER + 8] = libc::NUD_FAILED as u8;
+        assert_eq!(answer(&message).unwrap(), None, "not usable");
     }
 }

@@ -93,16 +93,28 @@ impl NextHops {
         })?;
         self.set_link(id, Link::UNRESOLVED);
         self.store(id, &hop);
-        self.by_identity.insert(identity(&hop), id);
         if hop.flags == 0
             && let Some(address) = address
+            && let Err(error) = self.follow(maps, id, device.ifindex, address)
         {
-            maps.neighbours
-                .insert(neighbour_key(device.ifindex, address), id, 0)
-                .map_err(|source| fail("NEIGHBOURS", "add a neighbour", source))?;
-            self.settle(id, device.ifindex, address, &neighbour::kernel())?;
+            // Whatever went wrong, two neighbours must never lead to one slot.
+            let _ = maps
+                .neighbours
+                .remove(&neighbour_key(device.ifindex, address));
+            self.store(id, &NextHop::default());
+            self.free.push_back(id);
+            return Err(error);
         }
+        self.by_identity.insert(identity(&hop), id);
         Ok(id)
+    }
+
+    /// From here on the follower keeps the slot right.
+    fn follow(&self, maps: &mut Maps, id: u32, ifindex: u32, address: IpAddr) -> Result<(), Error> {
+        maps.neighbours
+            .insert(neighbour_key(ifindex, address), id, 0)
+            .map_err(|source| fail("NEIGHBOURS", "add a neighbour", source))?;
+        self.settle(id, ifindex, address, &neighbour::kernel())
     }
 
     /// Frees every slot that is not in `used`.

@@ -14,10 +14,11 @@ use rtnetlink::{
     RouteMessageBuilder,
 };
 
-use super::observe::{MOVED, mark};
+use super::observe::mark;
 use super::{Error, Kernel, netns, sysctl};
 use crate::plan::state::{
-    Address, Link, LinkKind, Namespace, Neighbour, ROUTE_PROTOCOL, Route, RouteAction, RouteKey,
+    Address, Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL, Route,
+    RouteAction, RouteKey,
 };
 use crate::plan::step::Step;
 
@@ -88,7 +89,7 @@ impl Kernel {
             netns::add(namespace)?;
         }
         let links = self.links(namespace).await?;
-        let mark = mark(node);
+        let mark = mark(node)?;
         let marked = links.iter().any(|link| link.alias.as_ref() == Some(&mark));
         // One that holds nothing and carries no mark is what a crash leaves between two calls.
         let virgin = links
@@ -251,6 +252,19 @@ impl Kernel {
         self.change_link(&Namespace::Node, name, message).await
     }
 
+    /// Keeps the kernel from giving a link a random link-local address of its own when it comes
+    /// up (`IN6_ADDR_GEN_MODE_NONE`): the derived one is the only one.
+    ///
+    /// # Errors
+    /// When the link is not there.
+    pub fn forbid_own_address(&self, namespace: &Namespace, name: &str) -> Result<(), Error> {
+        sysctl::write(
+            namespace,
+            &format!("net/ipv6/conf/{name}/addr_gen_mode"),
+            "1",
+        )
+    }
+
     /// Makes a WireGuard device of the kernel's in the node's namespace.
     ///
     /// # Errors
@@ -305,7 +319,11 @@ impl Kernel {
         let Ok(found) = self.link(namespace, name).await else {
             return Ok(());
         };
-        debug_assert!(found.alias.is_none_or(|alias| alias.ends_with(MOVED)));
+        debug_assert!(
+            found
+                .alias
+                .is_none_or(|alias| alias.ends_with(MOVED_SUFFIX))
+        );
         let clean = LinkUnspec::new_with_index(found.ifindex)
             .alias("")
             .down()

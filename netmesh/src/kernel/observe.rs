@@ -17,8 +17,8 @@ use super::link::RawLink;
 use super::{Error, Kernel, netns, sysctl};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{
-    ALIAS_PREFIX, Address, Link, LinkKind, LinkName, Namespace, NamespaceState, Neighbour,
-    ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
+    ALIAS_PREFIX, Address, Link, LinkKind, LinkName, MOVED_SUFFIX, Namespace, NamespaceState,
+    Neighbour, ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
 };
 
 /// The metric the kernel gives an IPv6 route that names none (`IP6_RT_PRIO_USER`).
@@ -39,14 +39,16 @@ pub struct Query {
     pub namespace_prefix: String,
 }
 
-/// The alias of a namespace's loopback that marks it as a node's.
-#[must_use]
-pub fn mark(node: &str) -> String {
-    format!("{ALIAS_PREFIX}node={node}")
+/// The alias of a namespace's loopback that marks it as this node's: its name, and the cookie of
+/// its own namespace, since several nodes may live on one machine and two of them may share a
+/// name.
+///
+/// # Errors
+/// When the node's own namespace cannot be identified.
+pub fn mark(node: &str) -> Result<String, Error> {
+    let (cookie, _) = netns::identity(&Namespace::Node)?;
+    Ok(format!("{ALIAS_PREFIX}node={node}@{cookie:x}"))
 }
-
-/// `ifalias` suffix of a device that was moved in.
-pub const MOVED: &str = " moved";
 
 impl Kernel {
     /// Everything of ours on the node, except what the WireGuard and data plane rooms know.
@@ -56,13 +58,18 @@ impl Kernel {
     pub async fn observe(&mut self, query: &Query) -> Result<State, Error> {
         let mut raw = BTreeMap::new();
         raw.insert(Namespace::Node, self.links(&Namespace::Node).await?);
+        let mark = mark(&query.node)?;
         for name in netns::list()? {
             let namespace = Namespace::Named(name.clone());
             if !name.starts_with(&query.namespace_prefix) || netns::is_stub(&namespace) {
                 continue;
             }
-            let links = self.links(&namespace).await?;
-            let mark = mark(&query.node);
+            let links = match self.links(&namespace).await {
+                Ok(links) => links,
+                // Another node's may go, or be half made, while the list is read.
+                Err(Error::NoNamespace { .. } | Error::Namespace { .. }) => continue,
+                Err(error) => return Err(error),
+            };
             if links
                 .iter()
                 .any(|link| link.name == "lo" && link.alias.as_ref() == Some(&mark))
@@ -388,7 +395,7 @@ fn kind(
     if link
         .alias
         .as_ref()
-        .is_some_and(|alias| alias.ends_with(MOVED))
+        .is_some_and(|alias| alias.ends_with(MOVED_SUFFIX))
     {
         return LinkKind::Moved;
     }

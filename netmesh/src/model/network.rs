@@ -204,7 +204,10 @@ fn read(reader: &mut Reader<'_>) -> Option<Network> {
     }
     let mut resources = Vec::new();
     for (i, item) in items.iter().enumerate() {
-        let object = format!("resource #{}", i + 1);
+        let object = match name_of(item) {
+            Some(name) => format!("resource \"{name}\""),
+            None => format!("resource #{}", i + 1),
+        };
         let read = reader
             .inner(object, item, &RESOURCE_FIELDS)
             .and_then(|mut reader| read_resource(&mut reader));
@@ -218,6 +221,17 @@ fn read(reader: &mut Reader<'_>) -> Option<Network> {
         resources,
         places: reader.places.clone(),
     })
+}
+
+/// What a resource calls itself, for messages; whether it may is checked elsewhere.
+fn name_of(node: &tree::Node) -> Option<String> {
+    let tree::Kind::Table(fields) = &node.kind else {
+        return None;
+    };
+    match &fields.get("name")?.1.kind {
+        tree::Kind::Text(name) => Some(name.chars().take(15).collect()),
+        _ => None,
+    }
 }
 
 fn pool(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
@@ -237,9 +251,6 @@ fn pool(reader: &mut Reader<'_>) -> Option<Ipv4Net> {
 
 fn read_resource(reader: &mut Reader<'_>) -> Option<Resource> {
     let name: Option<Name> = reader.required("name", "give the resource a name: name = \"web\"");
-    if let Some(name) = &name {
-        reader.rename(format!("resource \"{name}\""));
-    }
     let node: Option<Name> = reader.required("node", "name the node that hosts it");
     let prefix: Option<Prefix> = reader.required("prefix", "give it a /64 of the allocation");
     let public_key: Option<KeyText> = reader.required(

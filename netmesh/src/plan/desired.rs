@@ -10,9 +10,9 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::state::{
-    ALIAS_PREFIX, Address, FibRoute, Hook, Instance, Link, LinkKind, LinkName, Namespace,
-    NamespaceState, Neighbour, Port, Route, RouteAction, RouteKey, Sources, State, WireguardDevice,
-    WireguardPeer,
+    ALIAS_PREFIX, Address, FibRoute, Hook, Instance, Link, LinkKind, LinkName, MOVED_SUFFIX,
+    Namespace, NamespaceState, Neighbour, Port, Route, RouteAction, RouteKey, Sources, State,
+    WireguardDevice, WireguardPeer,
 };
 use crate::model::{Network, NodeConfig, Resource, Router, SegmentPort};
 
@@ -223,6 +223,14 @@ fn exit_port(
     };
 
     let nr = state.namespace(&namespace);
+    let alias = alias.map(|alias| match kind {
+        LinkKind::Moved => alias + MOVED_SUFFIX,
+        LinkKind::Bridge
+        | LinkKind::Veth { .. }
+        | LinkKind::Macvlan { .. }
+        | LinkKind::Wireguard
+        | LinkKind::Foreign => alias,
+    });
     nr.links.insert(
         port.clone(),
         Link {

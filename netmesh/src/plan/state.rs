@@ -17,6 +17,10 @@ pub const ROUTE_PROTOCOL: u8 = 110;
 /// First word of the `ifalias` of every link we own.
 pub const ALIAS_PREFIX: &str = "netmesh:";
 
+/// Last word of the `ifalias` of a device that was moved into a namespace as it is: it goes back,
+/// where one that we made goes away.
+pub const MOVED_SUFFIX: &str = " moved";
+
 /// The whole of what netmesh owns on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct State {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
+use std::net::{Ipv6Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -155,6 +156,23 @@ pub fn stop(name: &str) -> Result<(), Error> {
     }
     let _ = fs::remove_file(socket(name));
     Ok(())
+}
+
+/// Whether a device could listen on a port, tried in the namespace of the caller: boringtun gives
+/// up its old socket before it learns that the new port is taken, and is deaf then.
+///
+/// # Errors
+/// When somebody else holds the port.
+pub fn check_port(name: &str, port: u16) -> Result<(), Error> {
+    let refused = |source| Error::Refused {
+        name: name.to_owned(),
+        what: "its key and port",
+        hint: ": is the port in use? `ss -ulnp` shows it",
+        source,
+    };
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))
+        .map(drop)
+        .map_err(refused)
 }
 
 /// The device's own public key as it tells it, in hex. boringtun reports it under a name of its

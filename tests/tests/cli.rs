@@ -1,0 +1,186 @@
+//! The command line's contract: exit codes, stdout, JSON.
+
+use std::process::Command;
+
+use netmesh_tests::{Lab, OutputText as _, binary};
+
+fn netmesh(arguments: &[&str]) -> std::process::Output {
+    Command::new(binary())
+        .args(arguments)
+        .output()
+        .expect("netmesh starts")
+}
+
+#[test]
+fn usage_is_2_and_help_has_examples() {
+    assert_eq!(netmesh(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(netmesh(&["route", "add"]).status.code(), Some(2));
+    for command in [
+        "check",
+        "plan",
+        "apply",
+        "destroy",
+        "status",
+        "dataplane",
+        "route",
+        "counters",
+        "key",
+        "demo",
+    ] {
+        let help = netmesh(&[command, "--help"]);
+        assert_eq!(help.status.code(), Some(0));
+        assert!(help.stdout_text().contains("Examples:"), "{command}");
+    }
+}
+
+#[test]
+fn completions_man_and_schema_are_complete() {
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            netmesh(&["completions", shell])
+                .stdout_text()
+                .contains("counters"),
+            "{shell}"
+        );
+    }
+    assert!(netmesh(&["man"]).stdout_text().contains(".TH netmesh"));
+    for object in ["network", "node"] {
+        let schema: serde_json::Value =
+            serde_json::from_slice(&netmesh(&["schema", object]).stdout).expect("JSON");
+        assert!(schema["properties"].is_object(), "{object}");
+    }
+}
+
+#[test]
+fn every_read_is_json_with_a_schema_version_and_a_reader_may_leave() {
+    let lab = Lab::mesh();
+    lab.apply_all();
+    for arguments in [
+        &["status"][..],
+        &["plan"],
+        &["plan", "--digest"],
+        &["check"],
+        &["route"],
+        &["route", "get", "2a02:1800:20::10"],
+        &["counters"],
+        &["counters", "--drops"],
+        &["dataplane", "status"],
+        &["apply", "--dry-run"],
+    ] {
+        let mut all = vec!["--json"];
+        all.extend(arguments);
+        let output = lab.try_netmesh("router", &all);
+        let value: serde_json::Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{arguments:?}"));
+        assert_eq!(value["schema_version"], 1, "{arguments:?}");
+    }
+    // A reader that closes the pipe is no error.
+    let mut child = lab
+        .command("router", &["route"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+}
+
+#[test]
+fn a_dry_run_touches_nothing() {
+    let lab = Lab::mesh();
+    let before = lab.dump("router", &[]);
+    assert!(
+        lab.netmesh("router", &["apply", "--dry-run"])
+            .stdout_text()
+            .contains("pending")
+    );
+    assert_eq!(lab.dump("router", &[]), before);
+    assert_eq!(
+        lab.try_netmesh("router", &["plan", "--exit-code"])
+            .status
+            .code(),
+        Some(5)
+    );
+    let _ = lab.netmesh("router", &["apply"]);
+    let applied = lab.dump("router", &[]);
+    let _ = lab.netmesh("router", &["destroy", "--dry-run"]);
+    let _ = lab.netmesh(
+        "router",
+        &[
+            "route",
+            "add",
+            "2a02:1810::/48",
+            "via",
+            "fe80::9",
+            "dev",
+            "eth1",
+            "--dry-run",
+        ],
+    );
+    assert_eq!(lab.dump("router", &[]), applied);
+    // Without a terminal a removal must be asked for in words.
+    let refused = lab
+        .command("router", &["destroy"])
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("it starts");
+    assert_eq!(refused.status.code(), Some(2));
+    assert_eq!(lab.dump("router", &[]), applied);
+}
+
+#[test]
+fn routes_by_hand_stand_beside_the_objects_and_survive_an_apply() {
+    let lab = Lab::mesh();
+    let _ = lab.netmesh("router", &["apply"]);
+    let add = [
+        "route",
+        "add",
+        "2a02:1810::/48",
+        "via",
+        "fe80::9",
+        "dev",
+        "eth1",
+    ];
+    let _ = lab.netmesh("router", &add);
+    assert!(
+        lab.netmesh("router", &add)
+            .stdout_text()
+            .contains("unchanged"),
+        "the same again is fine"
+    );
+    let other = [
+        "route",
+        "add",
+        "2a02:1810::/48",
+        "via",
+        "fe80::8",
+        "dev",
+        "eth1",
+    ];
+    assert_eq!(
+        lab.try_netmesh("router", &other).status.code(),
+        Some(1),
+        "another is not"
+    );
+    let replace = [
+        "route",
+        "replace",
+        "2a02:1810::/48",
+        "via",
+        "fe80::8",
+        "dev",
+        "eth1",
+    ];
+    let _ = lab.netmesh("router", &replace);
+    let _ = lab.netmesh("router", &["apply"]);
+    let get = lab
+        .netmesh("router", &["route", "get", "2a02:1810::1"])
+        .stdout_text();
+    assert!(get.contains("fe80::8") && get.contains("static"), "{get}");
+    let _ = lab.netmesh("router", &["route", "del", "2a02:1810::/48"]);
+    let get = lab
+        .netmesh("router", &["route", "get", "2a02:1810::1"])
+        .stdout_text();
+    assert!(get.contains("::/0"), "the default route is left: {get}");
+    let bad = ["route", "add", "2a02:1810::1/48", "dev", "eth1"];
+    assert_eq!(lab.try_netmesh("router", &bad).status.code(), Some(3));
+}
