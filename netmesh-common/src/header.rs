@@ -38,6 +38,15 @@ impl Family {
             Self::V4 => ETHERTYPE_IPV4,
         }
     }
+
+    /// Offset of the hop limit or TTL in the IP header.
+    #[must_use]
+    pub const fn hop_limit_offset(self) -> usize {
+        match self {
+            Self::V6 => 7,
+            Self::V4 => 8,
+        }
+    }
 }
 
 /// What the decision needs of an IP header.

@@ -36,12 +36,11 @@ pub fn rewrite<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
         }
         packet.store_ethernet(ethernet(forward))?;
     }
+    let hop_limit = offset + forward.family.hop_limit_offset();
+    packet.store_ip(hop_limit, [forward.hop_limit])?;
     match forward.family {
-        Family::V6 => packet.store_ip(offset + 7, [forward.hop_limit]),
-        Family::V4 => {
-            packet.store_ip(offset + 8, [forward.hop_limit])?;
-            packet.store_ip(offset + 10, forward.checksum.to_be_bytes())
-        }
+        Family::V6 => Some(()),
+        Family::V4 => packet.store_ip(offset + 10, forward.checksum.to_be_bytes()),
     }
 }
 
