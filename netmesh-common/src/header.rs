@@ -62,11 +62,21 @@ pub struct Header {
     pub hop_limit: u8,
     /// Length of the IP packet in bytes, header included.
     pub length: u32,
-    /// Length of the IP header plus that of a TCP or UDP header behind it, where there is one:
-    /// what every segment of a GSO packet repeats.
-    pub repeated: u32,
+    /// What the packet is on the wire.
+    pub wire: Wire,
     /// IPv4: the checksum after the TTL went down by one.
     pub next_checksum: u16,
+}
+
+/// What a packet is on the wire: itself, or the segments of a GSO packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// Packets.
+    pub packets: u32,
+    /// IP bytes of all of them: the headers count once per segment.
+    pub bytes: u64,
+    /// IP length of the largest.
+    pub largest: u32,
 }
 
 /// Reads the Ethernet header: the family of what follows it.
@@ -183,7 +193,7 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         ]),
         hop_limit,
         length: length as u32,
-        repeated: 40 + transport(packet, offset + 40, next_header),
+        wire: on_the_wire(packet, offset, length, 40, next_header)?,
         next_checksum: 0,
     })
 }
@@ -232,21 +242,53 @@ fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
         destination: Address::V4([d0, d1, d2, d3]),
         hop_limit: ttl,
         length: u32::from(length),
-        repeated: 20 + transport(packet, offset + 20, protocol),
+        wire: on_the_wire(packet, offset, length as usize, 20, protocol)?,
         next_checksum: checksum::update(u16::from_be_bytes([c0, c1]), old, new),
     })
 }
 
-/// Length of the transport header, only looked for where a GSO packet makes it count.
-fn transport<P: PacketView>(packet: &P, offset: usize, protocol: u8) -> u32 {
-    if packet.segments() <= 1 {
-        return 0;
+/// Every segment of a GSO packet repeats the IP header of `fixed` bytes and the transport header
+/// behind it.
+#[inline(always)]
+fn on_the_wire<P: PacketView>(
+    packet: &P,
+    offset: usize,
+    length: usize,
+    fixed: u32,
+    protocol: u8,
+) -> Result<Wire, PuntReason> {
+    let size = packet.segment_size();
+    if size == 0 {
+        return Ok(Wire {
+            packets: 1,
+            bytes: length as u64,
+            largest: length as u32,
+        });
     }
-    match protocol {
+    // GRO sets the length to the packet's own; padding behind segments is nothing it makes.
+    if length != packet.length().wrapping_sub(offset) {
+        return Err(PuntReason::Malformed);
+    }
+    let behind = offset.wrapping_add(fixed as usize);
+    let transport = match protocol {
         TCP => packet
-            .load::<1>(offset + 12)
+            .load::<1>(behind + 12)
             .map_or(0, |[data_offset]| u32::from(data_offset >> 4) * 4),
         UDP => 8,
         _ => 0,
-    }
+    };
+    let repeated = fixed + transport;
+    let packets = match packet.segments() {
+        0 => (length as u32)
+            .saturating_sub(repeated)
+            .div_ceil(size)
+            .max(1),
+        counted => counted,
+    };
+    let repetitions = u64::from(packets.wrapping_sub(1));
+    Ok(Wire {
+        packets,
+        bytes: length as u64 + repetitions * u64::from(repeated),
+        largest: repeated.saturating_add(size).min(length as u32),
+    })
 }

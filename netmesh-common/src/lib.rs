@@ -12,6 +12,7 @@ pub mod decide;
 pub mod header;
 #[cfg(feature = "user")]
 mod pod;
+pub mod rewrite;
 pub mod table;
 pub mod verdict;
 pub mod view;

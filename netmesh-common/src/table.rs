@@ -121,6 +121,16 @@ pub struct FibEntry {
 impl FibEntry {
     /// `counter` of a prefix that is not counted by itself.
     pub const UNCOUNTED: u32 = u32::MAX;
+
+    /// What stands for no match: no action, no origin, nothing counted.
+    pub const NONE: Self = Self {
+        next_hop: 0,
+        counter: Self::UNCOUNTED,
+        action: 0,
+        prefix_length: 0,
+        origin: 0,
+        reserved: [0; 5],
+    };
 }
 
 /// Value of the next-hop table.
@@ -211,9 +221,9 @@ impl Port {
     pub const LAYER3: u32 = 1;
     /// A source must match a prefix that lives behind this port (BCP 38).
     pub const SOURCES_BEHIND: u32 = 2;
-    /// Faces the outside: a source inside a prefix of origin `object` is
-    /// spoofed unless that prefix lives behind this very port; martians
-    /// (RFC 6890) are dropped.
+    /// Faces the outside: a source inside a prefix of origin `object`, of this
+    /// node, or on a connected subnet that does not face the outside is spoofed
+    /// unless it lives behind this very port; martians (RFC 6890) are dropped.
     pub const EXTERNAL: u32 = 4;
 }
 

@@ -27,8 +27,10 @@ pub struct Forward {
     pub destination_mac: [u8; 6],
     /// Source link-layer address; meaningless when `layer3`.
     pub source_mac: [u8; 6],
-    /// Offset of the IP header in the packet as it came in.
+    /// Offset of the IP header in the packet as it came in: 14 or 0.
     pub offset: u32,
+    /// Length of the IP packet in bytes; what follows is link-layer padding.
+    pub length: u32,
     /// IP version.
     pub family: Family,
     /// Hop limit or TTL to write.
@@ -98,7 +100,7 @@ reasons! {
         NoRoute = 8, "no_route";
         /// The next hop's link-layer address is not known.
         Unresolved = 9, "unresolved";
-        /// A link-local, multicast, unspecified or loopback address.
+        /// A link-local, multicast, unspecified or loopback address, or this node's own as the source.
         Scope = 10, "scope";
         /// Hop-by-hop options need the kernel.
         HopByHop = 11, "hop_by_hop";

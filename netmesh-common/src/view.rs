@@ -16,13 +16,18 @@ pub trait PacketView {
         false
     }
 
-    /// Packets on the wire this one stands for: more than one for a GSO packet (TC).
-    fn segments(&self) -> u32 {
-        1
+    /// Payload bytes of each segment of a GSO packet; 0 for a packet that is sent as it is (TC).
+    fn segment_size(&self) -> u32 {
+        0
     }
 
-    /// The packet leaves `ifindex` without being too big. `length` is its IP length, `mtu` the
-    /// device's. A GSO packet is judged by its segments.
+    /// Segments of a GSO packet; 0 when its sender has not counted them (tun, virtio).
+    fn segments(&self) -> u32 {
+        0
+    }
+
+    /// The packet leaves `ifindex` without being too big: `length` is its IP length, or that of
+    /// the largest segment, `mtu` the device's. A host may know better of a GSO packet.
     fn fits(&self, _ifindex: u32, length: u32, mtu: u32) -> bool {
         length <= mtu
     }

@@ -25,8 +25,11 @@ static NEIGHBOUR_LAYOUT: Global<NeighbourLayout> = Global::new(NeighbourLayout {
 });
 
 /// States in which a neighbour's link-layer address may be used: `NUD_VALID` of
-/// include/net/neighbour.h without `NUD_NOARP`.
-const USABLE: u8 = 0x80 | 0x02 | 0x10 | 0x04 | 0x08;
+/// include/net/neighbour.h. A dead entry is parked in one of them and is told apart by `dead`.
+const NUD_VALID: u8 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
+
+/// Reads of one neighbour before the follower leaves the rest to the next event.
+const ATTEMPTS: usize = 4;
 
 const AF_INET: i32 = 2;
 const AF_INET6: i32 = 10;
@@ -71,16 +74,61 @@ pub(crate) fn neighbour(pointer: *const u8, event: Event) -> Option<()> {
         _ => return None,
     };
     let next_hop = maps::next_hop_of(&key)?;
-    let state: u8 = read(pointer, layout.nud_state)?;
-    let link = if event == Event::Changed && state & USABLE != 0 {
-        Link::resolved(read(pointer, layout.ha)?)
-    } else {
-        Link::UNRESOLVED
-    };
-    // SAFETY: the map owns the value; `link` is its first, 8-byte aligned field, and a single
-    // store of it is never seen half done.
-    unsafe { core::ptr::write_volatile(&raw mut (*next_hop).link, link.0) };
+    // `link` is the first, 8-byte aligned field of the value.
+    let word: *mut u64 = next_hop.cast();
+    match event {
+        Event::Changed => copy(pointer, &layout, word),
+        Event::Gone => {
+            store(word, Link::UNRESOLVED);
+            Some(())
+        }
+    }
+}
+
+/// Copies the neighbour's state and reads it again: the kernel reports a change after it has let
+/// go of the entry, so another CPU may have changed it, and reported that, in between. Whoever
+/// writes last has then read what is true.
+#[inline(always)]
+fn copy(pointer: *const u8, layout: &NeighbourLayout, word: *mut u64) -> Option<()> {
+    // Nothing of a dead entry: a live one may stand for the same key.
+    let mut link = observe(pointer, layout)?;
+    for _ in 0..ATTEMPTS {
+        store(word, link);
+        let Some(now) = observe(pointer, layout) else {
+            // It died meanwhile: take back what was written, but not its successor's word.
+            // SAFETY: as in `store`.
+            if unsafe { word.read_volatile() } == link.0 {
+                store(word, Link::UNRESOLVED);
+            }
+            return None;
+        };
+        if now == link {
+            return Some(());
+        }
+        link = now;
+    }
     Some(())
+}
+
+/// One store, never seen half done.
+#[inline(always)]
+fn store(word: *mut u64, link: Link) {
+    // SAFETY: the map owns the aligned word behind the pointer and lives as long as the program.
+    unsafe { word.write_volatile(link.0) };
+}
+
+/// What a live neighbour's link-layer address is; `None` for a dead one.
+#[inline(always)]
+fn observe(pointer: *const u8, layout: &NeighbourLayout) -> Option<Link> {
+    let dead: u8 = read(pointer, layout.dead)?;
+    if dead != 0 {
+        return None;
+    }
+    let state: u8 = read(pointer, layout.nud_state)?;
+    if state & NUD_VALID == 0 {
+        return Some(Link::UNRESOLVED);
+    }
+    Some(Link::resolved(read(pointer, layout.ha)?))
 }
 
 #[inline(always)]

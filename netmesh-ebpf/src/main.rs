@@ -40,8 +40,8 @@ pub fn netmesh_pass(_context: XdpContext) -> u32 {
 /// Every packet of an Ethernet port, and of a port without a link-layer header: the port's entry
 /// tells them apart.
 #[classifier]
-pub fn netmesh_tc(mut context: TcContext) -> i32 {
-    tc::run(&mut context)
+pub fn netmesh_tc(context: TcContext) -> i32 {
+    tc::run(&context)
 }
 
 /// `neigh_update_done(struct neighbour *, int)`: net/core/neighbour.c `__neigh_update`.

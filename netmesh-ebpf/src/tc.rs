@@ -2,10 +2,11 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head};
+use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide;
-use netmesh_common::header::{ETHERNET, Family};
+use netmesh_common::header::ETHERNET;
+use netmesh_common::rewrite::{PacketEdit, rewrite};
 use netmesh_common::verdict::{DropReason, Forward, Verdict};
 use netmesh_common::view::{Ingress, PacketView};
 
@@ -13,6 +14,10 @@ use crate::{count, maps};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
+
+/// `-EINVAL`: nobody has told the buffer where its transport header is, so that only the packet
+/// itself can say how large its segments are.
+const NO_TRANSPORT_HEADER: i64 = -22;
 
 /// A packet in a socket buffer; its bytes may lie in fragments, so they are copied out.
 struct Packet<'a>(&'a TcContext);
@@ -35,6 +40,12 @@ impl PacketView for Packet<'_> {
     }
 
     #[inline(always)]
+    fn segment_size(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0.skb.skb).gso_size }
+    }
+
+    #[inline(always)]
     fn segments(&self) -> u32 {
         // SAFETY: as above.
         unsafe { (*self.0.skb.skb).gso_segs }
@@ -42,9 +53,10 @@ impl PacketView for Packet<'_> {
 
     #[inline(always)]
     fn fits(&self, ifindex: u32, length: u32, mtu: u32) -> bool {
-        if self.segments() <= 1 {
+        if self.segment_size() == 0 || length > mtu {
             return length <= mtu;
         }
+        // Segments inside a tunnel repeat more headers than the decision reads.
         let mut mtu_found = 0_u32;
         // SAFETY: the context is this program's own; the helper writes one u32.
         let answer = unsafe {
@@ -56,13 +68,13 @@ impl PacketView for Packet<'_> {
                 CHECK_SEGMENTS,
             )
         };
-        answer == 0
+        answer == 0 || answer == NO_TRANSPORT_HEADER
     }
 }
 
 /// Runs the decision on a packet.
 #[inline(always)]
-pub(crate) fn run(context: &mut TcContext) -> i32 {
+pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
     let Some(port) = maps::port(ifindex) else {
@@ -88,8 +100,8 @@ pub(crate) fn run(context: &mut TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn hand_over(context: &mut TcContext, slot: u32, forward: &Forward) -> i32 {
-    if rewrite(context, forward).is_err() {
+fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
+    if rewrite(&mut Packet(context), forward).is_none() {
         count::dropped(slot, DropReason::RewriteFailed, forward.packets);
         return TC_ACT_SHOT;
     }
@@ -98,30 +110,39 @@ fn hand_over(context: &mut TcContext, slot: u32, forward: &Forward) -> i32 {
     (unsafe { bpf_redirect(forward.ifindex, 0) }) as i32
 }
 
-/// Hop limit, IPv4 checksum, link-layer header. A packet from a device without one gets the 14
-/// bytes first, since that is the only step that can fail for want of memory. Towards a device
-/// without one the kernel takes the header off (`__bpf_redirect_no_mac`).
-#[inline(always)]
-fn rewrite(context: &mut TcContext, forward: &Forward) -> Result<(), i64> {
-    let mut offset = forward.offset as usize;
-    if !forward.layer3 {
-        if offset == 0 {
-            // SAFETY: the context is this program's own.
-            if unsafe { bpf_skb_change_head(context.as_ptr().cast(), ETHERNET as u32, 0) } != 0 {
-                return Err(-1);
-            }
-            offset = ETHERNET;
+/// Every write goes through a helper: the buffer may be shared or in pieces.
+impl PacketEdit for Packet<'_> {
+    #[inline(always)]
+    fn trim(&mut self, length: usize) -> Option<()> {
+        let length = length as u32;
+        if self.0.len() <= length {
+            return Some(());
         }
-        let [a, b, c, d, e, f] = forward.destination_mac;
-        let [g, h, i, j, k, l] = forward.source_mac;
-        let [t0, t1] = forward.family.ethertype().to_be_bytes();
-        context.store(0, &[a, b, c, d, e, f, g, h, i, j, k, l, t0, t1], 0)?;
+        // SAFETY: the context is this program's own.
+        done(unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), length, 0) })
     }
-    let recompute = u64::from(BPF_F_RECOMPUTE_CSUM);
-    let hop_limit = offset + forward.family.hop_limit_offset();
-    context.store(hop_limit, &forward.hop_limit, recompute)?;
-    if forward.family == Family::V4 {
-        context.store(offset + 10, &forward.checksum.to_be_bytes(), recompute)?;
+
+    #[inline(always)]
+    fn push_ethernet(&mut self) -> Option<()> {
+        // SAFETY: the context is this program's own.
+        done(unsafe { bpf_skb_change_head(self.0.as_ptr().cast(), ETHERNET as u32, 0) })
     }
-    Ok(())
+
+    /// The checksum a device has computed (`CHECKSUM_COMPLETE`) starts behind this header.
+    #[inline(always)]
+    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
+        self.0.store(0, &header, 0).ok()
+    }
+
+    #[inline(always)]
+    fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let keep_checksum = u64::from(BPF_F_RECOMPUTE_CSUM);
+        self.0.store(offset, &bytes, keep_checksum).ok()
+    }
+}
+
+/// What a helper says as `Option`.
+#[inline(always)]
+fn done(result: i64) -> Option<()> {
+    (result == 0).then_some(())
 }

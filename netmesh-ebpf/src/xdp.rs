@@ -5,7 +5,8 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide;
-use netmesh_common::header::Family;
+use netmesh_common::header::ETHERNET;
+use netmesh_common::rewrite::{PacketEdit, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::verdict::{DropReason, Forward, PuntReason, Verdict};
 use netmesh_common::view::{Ingress, PacketView};
@@ -27,6 +28,35 @@ impl PacketView for Frame<'_> {
     fn length(&self) -> usize {
         // SAFETY: the context is the one this program was called with.
         (unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }) as usize
+    }
+}
+
+impl PacketEdit for Frame<'_> {
+    /// `ndo_xdp_xmit` sends a frame as it is: without its padding it would be too short.
+    #[inline(always)]
+    fn trim(&mut self, _length: usize) -> Option<()> {
+        Some(())
+    }
+
+    /// A frame has its header.
+    #[inline(always)]
+    fn push_ethernet(&mut self) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
+        self.store_ip(0, header)
+    }
+
+    /// `None` cannot happen after a decision to forward, but only the verifier's view of the
+    /// bounds counts.
+    #[inline(always)]
+    fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
+        let pointer = bytes_at::<N>(self.0, offset)?;
+        // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
+        unsafe { *pointer = bytes };
+        Some(())
     }
 }
 
@@ -65,40 +95,12 @@ fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
         count::punted(slot, PuntReason::EgressNotAPort, 1);
         return xdp_action::XDP_PASS;
     }
-    if rewrite(context, forward).is_none() {
+    if rewrite(&mut Frame(context), forward).is_none() {
         count::dropped(slot, DropReason::RewriteFailed, 1);
         return xdp_action::XDP_DROP;
     }
     count::forwarded(slot, forward);
     xdp_action::XDP_REDIRECT
-}
-
-/// Link-layer addresses, hop limit, IPv4 checksum; `None` cannot happen after a decision to
-/// forward, but only the verifier's view of the bounds counts.
-#[inline(always)]
-fn rewrite(context: &XdpContext, forward: &Forward) -> Option<()> {
-    let mac = bytes_at::<12>(context, 0)?;
-    let [a, b, c, d, e, f] = forward.destination_mac;
-    let [g, h, i, j, k, l] = forward.source_mac;
-    // SAFETY: `bytes_at` has checked the bounds.
-    unsafe { *mac = [a, b, c, d, e, f, g, h, i, j, k, l] };
-    match forward.family {
-        Family::V6 => {
-            let hop_limit = bytes_at::<1>(context, 14 + 7)?;
-            // SAFETY: as above.
-            unsafe { *hop_limit = [forward.hop_limit] };
-        }
-        Family::V4 => {
-            let ttl = bytes_at::<1>(context, 14 + 8)?;
-            let checksum = bytes_at::<2>(context, 14 + 10)?;
-            // SAFETY: as above.
-            unsafe {
-                *ttl = [forward.hop_limit];
-                *checksum = forward.checksum.to_be_bytes();
-            }
-        }
-    }
-    Some(())
 }
 
 /// `N` bytes of the frame at a constant offset, in the form the verifier understands.

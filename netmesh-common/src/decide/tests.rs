@@ -507,6 +507,7 @@ fn a_frame_for_a_resource_is_forwarded_and_counted_for_both_prefixes() {
         destination_mac: NEXT_MAC,
         source_mac: ROUTER_MAC,
         offset: 14,
+        length: 60,
         family: Family::V6,
         hop_limit: 63,
         checksum: 0,

@@ -1,0 +1,188 @@
+//! The router of the cases: `2a02:1802:5e::/48` between a segment, an uplink and a tunnel.
+
+use std::net::IpAddr;
+
+use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, Port};
+
+use super::reference::Router;
+
+/// Where every packet comes in: the loopback device, which is where a test run puts it.
+pub(crate) const INGRESS: u32 = 1;
+/// Ethernet port on the inside.
+pub(crate) const SEGMENT: u32 = 71;
+/// Ethernet port to the outside.
+pub(crate) const UPLINK: u32 = 72;
+/// Device without a link-layer header.
+pub(crate) const TUNNEL: u32 = 73;
+/// Ethernet device that is no port.
+pub(crate) const ELSEWHERE: u32 = 74;
+/// Ports that XDP can send to.
+pub(crate) const TX: [u32; 2] = [SEGMENT, UPLINK];
+
+/// Link-layer address of the ingress port.
+pub(crate) const INGRESS_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+/// Counter of `2a02:1802:5e:1::/64`, behind the segment.
+pub(crate) const C_SEGMENT: u32 = 10;
+/// Counter of `2a02:1802:5e:3::/64`, behind the tunnel.
+pub(crate) const C_TUNNEL: u32 = 12;
+/// Counter of `2a02:1802:5e:4::/64`, behind the ingress.
+pub(crate) const C_INGRESS: u32 = 13;
+/// Counter of the IPv6 default route.
+pub(crate) const C_DEFAULT: u32 = 1;
+/// Counter of `10.1.1.0/24`, behind the segment.
+pub(crate) const C4_SEGMENT: u32 = 20;
+/// Counter of `10.1.4.0/24`, behind the ingress.
+pub(crate) const C4_INGRESS: u32 = 23;
+
+/// Next hops by index.
+const VIA_SEGMENT: u32 = 1;
+const VIA_UNRESOLVED: u32 = 2;
+const VIA_TUNNEL: u32 = 3;
+const VIA_INGRESS: u32 = 4;
+const ON_INGRESS: u32 = 5;
+const VIA_UPLINK: u32 = 6;
+const VIA_ELSEWHERE: u32 = 7;
+const ON_SEGMENT: u32 = 8;
+const ON_UPLINK: u32 = 9;
+const FREE: u32 = 99;
+
+/// The port every packet comes in through.
+pub(crate) fn ingress(flags: u32) -> Port {
+    Port {
+        slot: 0,
+        flags,
+        mac: INGRESS_MAC,
+        reserved: 0,
+    }
+}
+
+/// Link-layer addresses of an egress: neighbour, own.
+pub(crate) fn macs(ifindex: u32) -> ([u8; 6], [u8; 6]) {
+    let last = ifindex as u8;
+    ([2, 0, 0, 0, 0xdd, last], [2, 0, 0, 0, 0xee, last])
+}
+
+/// The tables.
+pub(crate) fn router(flags: u32) -> Router {
+    let mut router = Router {
+        next_hops: next_hops(),
+        ports: vec![(INGRESS, ingress(flags))],
+        ..Router::default()
+    };
+    for (slot, ifindex, flags) in [
+        (1, SEGMENT, Port::SOURCES_BEHIND),
+        (2, UPLINK, Port::EXTERNAL),
+        (3, TUNNEL, Port::LAYER3 | Port::SOURCES_BEHIND),
+    ] {
+        let mac = macs(ifindex).1;
+        let port = Port {
+            slot,
+            flags,
+            mac,
+            reserved: 0,
+        };
+        router.ports.push((ifindex, port));
+    }
+    use Action::{Blackhole, Connected, Forward, Local, Prohibit, Punt, Unreachable};
+    use Origin::{Kernel, Object, Static};
+    for (prefix, action, origin, next_hop, counter) in [
+        ("::/0", Forward, Kernel, VIA_UPLINK, C_DEFAULT),
+        ("2a02:1802:5e::/48", Unreachable, Object, 0, 2),
+        (
+            "2a02:1802:5e::/64",
+            Connected,
+            Origin::Connected,
+            ON_SEGMENT,
+            3,
+        ),
+        ("2a02:1802:5e::1/128", Local, Origin::Connected, 0, u32::MAX),
+        (
+            "2a02:1802:5e:1::/64",
+            Forward,
+            Object,
+            VIA_SEGMENT,
+            C_SEGMENT,
+        ),
+        ("2a02:1802:5e:2::/64", Forward, Object, VIA_UNRESOLVED, 11),
+        ("2a02:1802:5e:3::/64", Forward, Object, VIA_TUNNEL, C_TUNNEL),
+        (
+            "2a02:1802:5e:4::/64",
+            Forward,
+            Object,
+            VIA_INGRESS,
+            C_INGRESS,
+        ),
+        ("2a02:1802:5e:5::/64", Forward, Object, VIA_ELSEWHERE, 14),
+        ("2a02:1802:5e:6::/64", Blackhole, Object, 0, 15),
+        ("2a02:1802:5e:7::/64", Prohibit, Object, 0, 16),
+        ("2a02:1802:5e:8::/64", Punt, Object, 0, 17),
+        ("2a02:1802:5e:9::/64", Forward, Object, FREE, 18),
+        (
+            "2a02:1800:10::4/127",
+            Connected,
+            Origin::Connected,
+            ON_UPLINK,
+            u32::MAX,
+        ),
+        (
+            "2a02:1800:20::/64",
+            Connected,
+            Origin::Connected,
+            ON_INGRESS,
+            u32::MAX,
+        ),
+        ("2a02:1800:20::1/128", Local, Origin::Connected, 0, u32::MAX),
+        ("fd00:1::/64", Forward, Static, VIA_SEGMENT, 30),
+        ("fd00:2::/64", Forward, Kernel, VIA_SEGMENT, 31),
+        ("10.1.0.0/16", Unreachable, Object, 0, 19),
+        ("10.1.1.0/24", Forward, Object, VIA_SEGMENT, C4_SEGMENT),
+        ("10.1.3.0/24", Forward, Object, VIA_TUNNEL, 22),
+        ("10.1.4.0/24", Forward, Object, VIA_INGRESS, C4_INGRESS),
+        ("10.1.4.254/32", Local, Origin::Connected, 0, u32::MAX),
+        ("8.8.0.0/16", Forward, Kernel, VIA_UPLINK, 24),
+    ] {
+        let (address, length) = prefix.split_once('/').unwrap();
+        let network = match address.parse().unwrap() {
+            IpAddr::V6(a) => a.octets().to_vec(),
+            IpAddr::V4(a) => a.octets().to_vec(),
+        };
+        let length: u8 = length.parse().unwrap();
+        let entry = FibEntry {
+            next_hop,
+            counter,
+            action: action as u8,
+            prefix_length: length,
+            origin: origin as u8,
+            reserved: [0; 5],
+        };
+        router.fib.push(((network, length), entry));
+    }
+    router
+}
+
+fn next_hops() -> Vec<(u32, NextHop)> {
+    let hop = |ifindex: u32, mtu, flags| NextHop {
+        link: Link::resolved(macs(ifindex).0).0,
+        ifindex,
+        mtu,
+        source_mac: macs(ifindex).1,
+        flags,
+        ..NextHop::default()
+    };
+    let silent = |hop: NextHop| NextHop {
+        link: Link::UNRESOLVED.0,
+        ..hop
+    };
+    vec![
+        (VIA_SEGMENT, hop(SEGMENT, 1500, 0)),
+        (VIA_UNRESOLVED, silent(hop(SEGMENT, 1500, 0))),
+        (VIA_TUNNEL, silent(hop(TUNNEL, 1420, NextHop::LAYER3))),
+        (VIA_INGRESS, hop(INGRESS, 1500, 0)),
+        (ON_INGRESS, silent(hop(INGRESS, 1500, NextHop::CONNECTED))),
+        (VIA_UPLINK, hop(UPLINK, 1500, 0)),
+        (VIA_ELSEWHERE, hop(ELSEWHERE, 1500, 0)),
+        (ON_SEGMENT, silent(hop(SEGMENT, 1500, NextHop::CONNECTED))),
+        (ON_UPLINK, silent(hop(UPLINK, 1500, NextHop::CONNECTED))),
+    ]
+}
