@@ -65,10 +65,12 @@ pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objec
         faults.extend(found);
     }
     if faults.has_errors() {
-        Err(Failure::rejected(faults))
-    } else {
-        Ok(Objects { networks, node })
+        return Err(Failure::rejected(faults));
     }
+    for warning in faults.sorted() {
+        tracing::warn!("{warning}");
+    }
+    Ok(Objects { networks, node })
 }
 
 fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
