@@ -9,7 +9,6 @@ use std::{format, vec};
 use proptest::prelude::*;
 
 use super::*;
-use crate::header::Family;
 use crate::table::PrefixKey;
 
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
