@@ -244,6 +244,3 @@ fn is_external<T: TableView>(ifindex: u32, table: &T) -> bool {
         .port(ifindex)
         .is_some_and(|port| port.flags & Port::EXTERNAL != 0)
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use netmesh_common::table::Origin;
 use thiserror::Error;
 
-use crate::dataplane::pin::NamespaceId;
+use crate::dataplane::pin::{Folder, NamespaceId};
 use crate::dataplane::{self, Instance, View};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
@@ -214,6 +214,27 @@ impl Reconciler {
                 refresh_instance(&mut self.kernel, namespace).await?;
             }
         }
+        self.discard_dead()
+    }
+
+    /// Removes the pins of resources whose namespace is gone: removed by hand, or together with
+    /// the machine it was on. An instance of ours is named after its namespace.
+    fn discard_dead(&self) -> Result<(), Error> {
+        for folder in Folder::list()? {
+            if !folder.name.starts_with(&self.namespace_prefix) {
+                continue;
+            }
+            let namespace = Namespace::Named(folder.name.clone());
+            let lives = match netns::identity(&namespace) {
+                Ok((cookie, _)) => cookie == folder.cookie,
+                // Being made, or being removed: whoever does it looks after it.
+                Err(_) => netns::path(&namespace).exists(),
+            };
+            if !lives {
+                tracing::info!("discarding the data plane of {namespace}, which is gone");
+                folder.discard()?;
+            }
+        }
         Ok(())
     }
 
@@ -322,6 +343,9 @@ impl Reconciler {
     }
 
     async fn make_wireguard(&mut self, name: &str) -> Result<(), Error> {
+        // A process whose device is in neither namespace has lost it: somebody removed the
+        // namespace under it.
+        userspace::stop(name)?;
         match &self.wireguard {
             Implementation::Kernel => self.kernel.add_wireguard(name).await?,
             Implementation::Auto => {
@@ -336,8 +360,9 @@ impl Reconciler {
     }
 }
 
-/// A hidden resource is heard of only once it has spoken: it says a word to each peer that it
-/// must keep alive, so that they can reach it from now on and not from the first keepalive.
+/// Says a word to every peer that can be reached and was just set up. A hidden resource is heard
+/// of only once it has spoken; and a peer that still holds a session with what was here before
+/// would go on sending into it for 15 s (whitepaper section 6.5) until it tries anew.
 fn wake(steps: &[Step]) -> Result<(), Error> {
     for step in steps {
         let Step::PutPeer {
@@ -349,7 +374,7 @@ fn wake(steps: &[Step]) -> Result<(), Error> {
         else {
             continue;
         };
-        if config.keepalive.is_none() {
+        if config.endpoint.is_none() {
             continue;
         }
         let link_locals = config

@@ -68,3 +68,33 @@ fn a_tunnel_process_that_is_killed_comes_back_with_the_next_apply() {
     let _ = lab.netmesh("node-2", &["apply"]);
     lab.assert_settled();
 }
+
+#[test]
+fn a_namespace_removed_by_hand_comes_back_and_leaves_nothing_dead() {
+    let lab = Lab::mesh();
+    lab.apply_all();
+    let name = lab.resource("gw").to_string();
+    let removed = std::process::Command::new("ip")
+        .args(["netns", "del", &name])
+        .status();
+    assert!(removed.expect("ip starts").success());
+    let _ = lab.netmesh("node-1", &["apply"]);
+    lab.assert_settled();
+    let (cookie, _) = netmesh::kernel::netns::identity(&lab.resource("gw")).expect("it is back");
+    let pins: Vec<u64> = netmesh::dataplane::pin::Folder::list()
+        .expect("the pins")
+        .into_iter()
+        .filter(|folder| folder.name == name)
+        .map(|folder| folder.cookie)
+        .collect();
+    assert_eq!(pins, [cookie], "one data plane, the living one");
+    let web = lab.address(&RESOURCES[1]);
+    netmesh_tests::eventually("traffic flows", Duration::from_secs(10), || {
+        let internet = netmesh_tests::INTERNET.into();
+        let namespace = lab.resource("web");
+        netmesh::demo::traffic::ping(&namespace, web.into(), internet, 104, 1)
+            .unwrap()
+            .received
+            == 1
+    });
+}
