@@ -13,6 +13,7 @@ impl Address {
     /// The kernel alone deals with packets from or to this address: link-local, multicast,
     /// loopback, unspecified, v4-mapped (RFC 4291), and for IPv4 0/8, 127/8, 169.254/16,
     /// multicast, class E and broadcast (RFC 1812 section 5.3.7, RFC 3927 section 2.7).
+    #[inline(always)]
     #[must_use]
     pub const fn is_kernel_only(&self) -> bool {
         match self {
@@ -25,6 +26,7 @@ impl Address {
 
     /// A special-purpose address that is not globally reachable (RFC 6890 and its registries,
     /// RFC 8190). 200::/7 and 400::/7 are in use by overlay networks and are no martians.
+    #[inline(always)]
     #[must_use]
     pub const fn is_martian(&self) -> bool {
         match self {

@@ -11,18 +11,39 @@
 //! 4. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
 use crate::class::Address;
-use crate::header::{self, ETHERNET};
+use crate::header::{self, ETHERNET, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
-use crate::verdict::{DropReason, Forward, PuntReason, Verdict};
+use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Verdict};
 use crate::view::{Ingress, PacketView, TableView};
 
 /// Decides.
-#[inline(always)]
+#[must_use]
 pub fn decide<P: PacketView, T: TableView>(packet: &P, ingress: &Ingress, table: &T) -> Verdict {
-    match route(packet, ingress, table) {
-        Ok(forward) => Verdict::Forward(forward),
-        Err(Refusal::Punt(reason)) => Verdict::Punt(reason),
-        Err(Refusal::Drop(reason)) => Verdict::Drop(reason),
+    let mut forward = Forward::EMPTY;
+    match decide_into(packet, ingress, table, &mut forward) {
+        Outcome::Forward => Verdict::Forward(forward),
+        Outcome::Punt(reason) => Verdict::Punt(reason),
+        Outcome::Drop(reason) => Verdict::Drop(reason),
+    }
+}
+
+/// [`decide`] for a host in the kernel: `forward` is filled in when the outcome is to forward.
+///
+/// It comes from outside so that all of it is set on every path: of a value that only one path
+/// sets the compiler keeps unset copies on the stack, which verifiers before Linux 6.3 refuse to
+/// read.
+#[inline(always)]
+#[must_use]
+pub fn decide_into<P: PacketView, T: TableView>(
+    packet: &P,
+    ingress: &Ingress,
+    table: &T,
+    forward: &mut Forward,
+) -> Outcome {
+    match route(packet, ingress, table, forward) {
+        Ok(()) => Outcome::Forward,
+        Err(Refusal::Punt(reason)) => Outcome::Punt(reason),
+        Err(Refusal::Drop(reason)) => Outcome::Drop(reason),
     }
 }
 
@@ -49,13 +70,37 @@ fn route<P: PacketView, T: TableView>(
     packet: &P,
     ingress: &Ingress,
     table: &T,
-) -> Result<Forward, Refusal> {
+    forward: &mut Forward,
+) -> Result<(), Refusal> {
     let (offset, family) = if ingress.port.flags & Port::LAYER3 == 0 {
         (ETHERNET, header::ethernet(packet, ingress.port.mac)?)
     } else {
         (0, header::version(packet)?)
     };
-    let ip = header::ip(packet, offset, family)?;
+    // One way per family: merged, the compiler keeps bytes that only one of them has set, and
+    // verifiers before Linux 6.3 refuse to read those from the stack.
+    match family {
+        Family::V6 => {
+            let ip = header::ipv6(packet, offset)?;
+            cross(packet, ingress, table, offset, &ip, forward)
+        }
+        Family::V4 => {
+            let ip = header::ipv4(packet, offset)?;
+            cross(packet, ingress, table, offset, &ip, forward)
+        }
+    }
+}
+
+/// The way of a well-formed packet through the table.
+#[inline(always)]
+fn cross<P: PacketView, T: TableView>(
+    packet: &P,
+    ingress: &Ingress,
+    table: &T,
+    offset: usize,
+    ip: &Header,
+    forward: &mut Forward,
+) -> Result<(), Refusal> {
     if ip.source.is_kernel_only() || ip.destination.is_kernel_only() {
         return Err(PuntReason::Scope.into());
     }
@@ -87,7 +132,7 @@ fn route<P: PacketView, T: TableView>(
     } else {
         Link(next_hop.link).mac().ok_or(PuntReason::Unresolved)?
     };
-    Ok(Forward {
+    *forward = Forward {
         ifindex: next_hop.ifindex,
         layer3,
         destination_mac,
@@ -101,7 +146,8 @@ fn route<P: PacketView, T: TableView>(
         from_counter: from.counter,
         packets: ip.wire.packets,
         bytes: ip.wire.bytes,
-    })
+    };
+    Ok(())
 }
 
 /// What the route says; only `Forward` goes on.

@@ -114,19 +114,13 @@ pub fn version<P: PacketView>(packet: &P) -> Result<Family, PuntReason> {
     }
 }
 
-/// Reads and validates the IP header at `offset`.
+/// Reads and validates the IPv6 header at `offset` (RFC 8200 section 3) as the kernel's
+/// `ip6_rcv_core` does.
 ///
 /// # Errors
 /// The reason why the packet is the kernel's.
-pub fn ip<P: PacketView>(packet: &P, offset: usize, family: Family) -> Result<Header, PuntReason> {
-    match family {
-        Family::V6 => ipv6(packet, offset),
-        Family::V4 => ipv4(packet, offset),
-    }
-}
-
-/// RFC 8200 section 3; the checks of the kernel's `ip6_rcv_core`.
-fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
+#[inline(always)]
+pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
     let fixed: [u8; 40] = packet.load(offset).ok_or(PuntReason::Malformed)?;
     let [
         version,
@@ -198,8 +192,13 @@ fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> 
     })
 }
 
-/// RFC 791 section 3.1; the checks of the kernel's `ip_rcv_core`.
-fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
+/// Reads and validates the IPv4 header at `offset` (RFC 791 section 3.1) as the kernel's
+/// `ip_rcv_core` does.
+///
+/// # Errors
+/// The reason why the packet is the kernel's.
+#[inline(always)]
+pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
     let fixed: [u8; 20] = packet.load(offset).ok_or(PuntReason::Malformed)?;
     let [
         version,

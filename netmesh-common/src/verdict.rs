@@ -16,6 +16,18 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// A [`Verdict`] whose [`Forward`] lies elsewhere, see
+/// [`decide_into`](crate::decide::decide_into()).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Rewrite the packet and hand it to a device.
+    Forward,
+    /// Leave the packet untouched to the kernel.
+    Punt(PuntReason),
+    /// Drop the packet.
+    Drop(DropReason),
+}
+
 /// Everything a host needs to hand a packet over; nothing has been changed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
@@ -45,6 +57,25 @@ pub struct Forward {
     pub packets: u32,
     /// IP bytes on the wire.
     pub bytes: u64,
+}
+
+impl Forward {
+    /// Before a decision.
+    pub const EMPTY: Self = Self {
+        ifindex: 0,
+        layer3: false,
+        destination_mac: [0; 6],
+        source_mac: [0; 6],
+        offset: 0,
+        length: 0,
+        family: Family::V6,
+        hop_limit: 0,
+        checksum: 0,
+        to_counter: 0,
+        from_counter: 0,
+        packets: 0,
+        bytes: 0,
+    };
 }
 
 macro_rules! reasons {

@@ -4,10 +4,10 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail};
 use aya_ebpf::programs::TcContext;
-use netmesh_common::decide::decide;
+use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, rewrite};
-use netmesh_common::verdict::{DropReason, Forward, Verdict};
+use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 
 use crate::{count, maps};
@@ -19,13 +19,21 @@ const CHECK_SEGMENTS: u64 = 1;
 /// itself can say how large its segments are.
 const NO_TRANSPORT_HEADER: i64 = -22;
 
-/// A packet in a socket buffer; its bytes may lie in fragments, so they are copied out.
+/// Bytes the decision may read: Ethernet, IPv6 and TCP headers.
+const HEADERS: u32 = 14 + 40 + 20;
+
+/// A packet in a socket buffer, whose headers lie in its linear part.
 struct Packet<'a>(&'a TcContext);
 
 impl PacketView for Packet<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.0.load::<[u8; N]>(offset).ok()
+        let start = self.0.data();
+        if start + offset + N > self.0.data_end() {
+            return None;
+        }
+        // SAFETY: N bytes from there lie inside the linear part.
+        Some(unsafe { *((start + offset) as *const [u8; N]) })
     }
 
     #[inline(always)]
@@ -86,13 +94,19 @@ pub(crate) fn run(context: &TcContext) -> i32 {
         frames_only: false,
     };
     let packets = Packet(context).segments().max(1);
-    match decide(&Packet(context), &ingress, &maps::Tables) {
-        Verdict::Forward(forward) => hand_over(context, port.slot, &forward),
-        Verdict::Punt(reason) => {
+    let wanted = context.len().min(HEADERS);
+    if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
+        count::punted(port.slot, PuntReason::Malformed, packets);
+        return TC_ACT_UNSPEC;
+    }
+    let mut forward = Forward::EMPTY;
+    match decide_into(&Packet(context), &ingress, &maps::Tables, &mut forward) {
+        Outcome::Forward => hand_over(context, port.slot, &forward),
+        Outcome::Punt(reason) => {
             count::punted(port.slot, reason, packets);
             TC_ACT_UNSPEC
         }
-        Verdict::Drop(reason) => {
+        Outcome::Drop(reason) => {
             count::dropped(port.slot, reason, packets);
             TC_ACT_SHOT
         }

@@ -4,11 +4,11 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
-use netmesh_common::decide::decide;
+use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, rewrite};
 use netmesh_common::table::Port;
-use netmesh_common::verdict::{DropReason, Forward, PuntReason, Verdict};
+use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 
 use crate::{count, maps};
@@ -75,13 +75,14 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
         port,
         frames_only: true,
     };
-    match decide(&Frame(context), &ingress, &maps::Tables) {
-        Verdict::Forward(forward) => hand_over(context, port.slot, &forward),
-        Verdict::Punt(reason) => {
+    let mut forward = Forward::EMPTY;
+    match decide_into(&Frame(context), &ingress, &maps::Tables, &mut forward) {
+        Outcome::Forward => hand_over(context, port.slot, &forward),
+        Outcome::Punt(reason) => {
             count::punted(port.slot, reason, 1);
             xdp_action::XDP_PASS
         }
-        Verdict::Drop(reason) => {
+        Outcome::Drop(reason) => {
             count::dropped(port.slot, reason, 1);
             xdp_action::XDP_DROP
         }

@@ -35,6 +35,9 @@ pub(crate) const C4_SEGMENT: u32 = 20;
 /// Counter of `10.1.4.0/24`, behind the ingress.
 pub(crate) const C4_INGRESS: u32 = 23;
 
+/// Counter of the IPv4 default route, behind the ingress where that faces the outside.
+pub(crate) const C4_DEFAULT: u32 = 25;
+
 /// Next hops by index.
 const VIA_SEGMENT: u32 = 1;
 const VIA_UNRESOLVED: u32 = 2;
@@ -87,7 +90,7 @@ pub(crate) fn router(flags: u32) -> Router {
     use Action::{Blackhole, Connected, Forward, Local, Prohibit, Punt, Unreachable};
     use Origin::{Kernel, Object, Static};
     for (prefix, action, origin, next_hop, counter) in [
-        ("::/0", Forward, Kernel, VIA_UPLINK, C_DEFAULT),
+        ("::/0", Forward, Object, VIA_UPLINK, C_DEFAULT),
         ("2a02:1802:5e::/48", Unreachable, Object, 0, 2),
         (
             "2a02:1802:5e::/64",
@@ -135,6 +138,8 @@ pub(crate) fn router(flags: u32) -> Router {
         ("2a02:1800:20::1/128", Local, Origin::Connected, 0, u32::MAX),
         ("fd00:1::/64", Forward, Static, VIA_SEGMENT, 30),
         ("fd00:2::/64", Forward, Kernel, VIA_SEGMENT, 31),
+        ("fd00:3::/64", Forward, Kernel, VIA_UPLINK, 32),
+        ("0.0.0.0/0", Forward, Object, VIA_INGRESS, C4_DEFAULT),
         ("10.1.0.0/16", Unreachable, Object, 0, 19),
         ("10.1.1.0/24", Forward, Object, VIA_SEGMENT, C4_SEGMENT),
         ("10.1.3.0/24", Forward, Object, VIA_TUNNEL, 22),
@@ -142,6 +147,10 @@ pub(crate) fn router(flags: u32) -> Router {
         ("10.1.4.254/32", Local, Origin::Connected, 0, u32::MAX),
         ("8.8.0.0/16", Forward, Kernel, VIA_UPLINK, 24),
     ] {
+        // Only where the ingress faces the outside is the rest of IPv4 behind it.
+        if prefix == "0.0.0.0/0" && flags & Port::EXTERNAL == 0 {
+            continue;
+        }
         let (address, length) = prefix.split_once('/').unwrap();
         let network = match address.parse().unwrap() {
             IpAddr::V6(a) => a.octets().to_vec(),

@@ -248,7 +248,32 @@ pub(super) fn segmented() -> Vec<Case> {
         ),
         gso("segments that nobody counted", tcp(3000), 1400, 0, of_three),
         gso("one segment", tcp(900), 1400, 1, Some((1, 960))),
+        gso(
+            "one segment, less than its size",
+            tcp(900),
+            1500,
+            1,
+            Some((1, 960)),
+        ),
+        padded_segments(tcp(3000)),
         gso("segments as large as the MTU", tcp(3000), 1440, 3, of_three),
         gso("segments one byte larger", tcp(3000), 1441, 3, None),
     ]
+}
+
+/// Nothing makes such a packet; what is not certain is the kernel's.
+fn padded_segments(packet: Vec<u8>) -> Case {
+    let mut bytes = ethernet(packet);
+    bytes.extend([0; 4]);
+    Case {
+        name: "padding behind segments",
+        flags: BCP38,
+        input: Input {
+            bytes,
+            segment_size: 1400,
+            segments: 3,
+        },
+        tc: Outcome::Punt(P::Malformed),
+        xdp: None,
+    }
 }

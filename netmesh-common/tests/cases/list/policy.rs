@@ -5,7 +5,9 @@ use netmesh_common::verdict::{DropReason as D, PuntReason as P};
 
 use super::{BCP38, BEHIND, BEHIND4, EXTERNAL, FAR, INSIDE, INSIDE4, PLAIN, TUNNELLED};
 use super::{drop, leaves, out, punt};
-use crate::cases::lab::{C_DEFAULT, C_INGRESS, C_SEGMENT, ELSEWHERE, SEGMENT};
+use crate::cases::lab::{
+    C_DEFAULT, C_INGRESS, C_SEGMENT, C4_DEFAULT, C4_SEGMENT, ELSEWHERE, SEGMENT, UPLINK,
+};
 use crate::cases::packet::{ethernet, plain, v4, v6};
 use crate::cases::{Case, Outcome};
 
@@ -294,6 +296,39 @@ pub(super) fn edges() -> Vec<Case> {
         SEGMENT,
         30,
         C_DEFAULT,
+    ));
+    cases.push(drop(
+        "a private destination from outside, by the default route",
+        x,
+        e(v4("1.1.1.1", "192.168.7.7", 64, 60)),
+        D::Martian,
+    ));
+    let world = v4("1.1.1.1", INSIDE4, 64, 60);
+    cases.push(leaves(
+        "IPv4 from outside, where the default route points",
+        x,
+        world,
+        SEGMENT,
+        C4_SEGMENT,
+        C4_DEFAULT,
+    ));
+    let ours = v6(BEHIND, INSIDE, 64, 60);
+    cases.push(leaves(
+        "ours, which lives behind this very port",
+        x,
+        ours,
+        SEGMENT,
+        C_SEGMENT,
+        C_INGRESS,
+    ));
+    let routed = v6(BEHIND, "fd00:3::1", 64, 60);
+    cases.push(leaves(
+        "private to the outside, by a route of its own",
+        BCP38,
+        routed,
+        UPLINK,
+        32,
+        C_INGRESS,
     ));
     let private = v6(BEHIND, "fd00:2::1", 64, 60);
     cases.push(leaves(
