@@ -2,31 +2,29 @@
 
 use std::process::Command;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
-use crate::run::{cargo, is_root, root, step};
-use crate::setup;
+use crate::run::is_root;
+use crate::{build, setup};
 
-/// Builds and runs `netmesh demo`.
+/// Builds and runs `netmesh demo`. The tests' build serves: it is there the soonest, and the
+/// programs in the kernel are optimised in every build.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     setup::run()?;
-    step(
-        "build netmesh",
-        &mut cargo(&["build", "--quiet", "--package", "netmesh"]),
-    )?;
-    let target = crate::run::tools();
-    let binary = target
-        .parent()
-        .map_or_else(|| root().join("target"), ToOwned::to_owned)
-        .join("debug/netmesh");
+    let binary = build::netmesh(false)?;
     let mut command = if is_root() {
         Command::new(&binary)
     } else {
+        eprintln!("the demo makes network namespaces and loads programs: it runs by sudo");
         let mut sudo = Command::new("sudo");
         sudo.arg(&binary);
         sudo
     };
-    let status = command.arg("demo").args(arguments).status()?;
+    let status = command
+        .arg("demo")
+        .args(arguments)
+        .status()
+        .with_context(|| format!("{} could not be started as root", binary.display()))?;
     if !status.success() {
         bail!("the demo failed ({status})");
     }

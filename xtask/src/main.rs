@@ -2,8 +2,10 @@
 #![expect(clippy::print_stdout, reason = "these commands talk to people")]
 #![expect(clippy::print_stderr, reason = "these commands talk to people")]
 
+mod build;
 mod demo;
 mod lint;
+mod progress;
 mod run;
 mod setup;
 mod sweep;
@@ -23,8 +25,14 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Find or install what building the eBPF programs needs.
+    /// Find or install what building and testing need.
     Setup,
+    /// Build the netmesh binary, eBPF programs included.
+    Build {
+        /// Optimise it.
+        #[arg(long)]
+        release: bool,
+    },
     /// Build, then show the whole mesh on this machine with real traffic.
     Demo {
         /// Passed on to `netmesh demo`: --keep, --clean, --json.
@@ -42,14 +50,21 @@ enum Command {
         #[arg(long)]
         stats: bool,
     },
+    /// Remove what test runs that were killed left behind.
+    Sweep,
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup => setup::run(),
+        Command::Build { release } => build::run(release),
         Command::Demo { arguments } => demo::run(&arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Lint { stats } => lint::run(stats),
+        Command::Sweep => {
+            sweep::run();
+            Ok(())
+        }
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,9 @@
-//! Running other programs, visibly.
+//! Running other programs.
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -14,11 +16,21 @@ pub(crate) fn root() -> PathBuf {
     manifest.parent().unwrap_or(manifest).to_owned()
 }
 
-/// Where `setup` puts the tools it builds.
+/// Cargo's target folder: the one this program was built into, wherever that was put.
+pub(crate) fn target() -> PathBuf {
+    env::current_exe()
+        .ok()
+        .and_then(|own| {
+            own.ancestors()
+                .find(|folder| folder.join("CACHEDIR.TAG").exists())
+                .map(ToOwned::to_owned)
+        })
+        .unwrap_or_else(|| root().join("target"))
+}
+
+/// Where `setup` puts the tools it builds; `netmesh/build.rs` looks there too.
 pub(crate) fn tools() -> PathBuf {
-    let target =
-        env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("tools")
+    target().join("tools")
 }
 
 /// The search path with our tools in front.
@@ -35,6 +47,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     command
         .args(arguments)
         .current_dir(root())
+        .env("CARGO_TARGET_DIR", target())
         .env("PATH", path());
     command
 }
@@ -50,7 +63,7 @@ pub(crate) fn step(what: &str, command: &mut Command) -> anyhow::Result<()> {
     if !status.success() {
         bail!("{what} failed ({status})");
     }
-    eprintln!("    {what}: {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("    {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -59,6 +72,9 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program)
         .args(arguments)
         .env("PATH", path())
+        // Asking for a toolchain that is not there must not fetch it.
+        .env("RUSTUP_AUTO_INSTALL", "0")
+        .env("LC_ALL", "C")
         .stderr(Stdio::null())
         .stdin(Stdio::null())
         .output()
@@ -71,5 +87,10 @@ pub(crate) fn output(program: &str, arguments: &[&str]) -> Option<String> {
 
 /// Whether this is root.
 pub(crate) fn is_root() -> bool {
-    output("id", &["-u"]).is_some_and(|id| id.trim() == "0")
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
+/// Whether sudo makes root of us without asking anybody.
+pub(crate) fn can_sudo() -> bool {
+    output("sudo", &["-n", "true"]).is_some()
 }

@@ -1,30 +1,46 @@
 //! What a test run that was killed left behind.
 
 use std::collections::BTreeSet;
+use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::run::{is_root, target};
+
 /// Machines of tests are namespaces `nmt-<pid>-…`, their resources `nm-t<number>x<pid in hex>-…`.
-/// Those of a process that is gone are removed, and the tunnel processes that lived in them.
+/// Those of a process that is gone are removed, and this work tree's tunnel processes that lived
+/// in them. Whatever belongs to a process that lives, or was not made by a test, stays.
 pub(crate) fn run() {
+    if !is_root() {
+        // The same program by sudo; what that does not reach is left for the next time.
+        if let Ok(own) = env::current_exe() {
+            let _ = Command::new("sudo")
+                .arg("-n")
+                .arg(own)
+                .arg("sweep")
+                .status();
+        }
+        return;
+    }
     let Ok(entries) = fs::read_dir("/run/netns") else {
         return;
     };
-    let mut alive = BTreeSet::new();
+    let mut named = BTreeSet::new();
     for entry in entries.filter_map(Result::ok) {
         let name = entry.file_name().to_string_lossy().into_owned();
         let Some(pid) =
             owner(&name).filter(|pid| !fs::exists(format!("/proc/{pid}")).unwrap_or(true))
         else {
-            alive.extend(fs::metadata(entry.path()).map(|namespace| namespace.ino()));
+            named.extend(fs::metadata(entry.path()).map(|namespace| namespace.ino()));
             continue;
         };
         eprintln!("    removing {name}, left by process {pid}");
         let _ = Command::new("ip").args(["netns", "del", &name]).status();
     }
-    alive.extend(fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()));
-    tunnels(&alive);
+    named.extend(fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()));
+    tunnels(&named);
 }
 
 /// The process that made a namespace of a test.
@@ -37,27 +53,45 @@ fn owner(name: &str) -> Option<u32> {
     u32::from_str_radix(rest.split('-').next()?, 16).ok()
 }
 
-/// Ends tunnel processes whose namespace has lost its name: nobody can find them any more.
-fn tunnels(alive: &BTreeSet<u64>) {
-    let Ok(processes) = fs::read_dir("/proc") else {
+/// Ends tunnel processes that were built here and whose namespace has lost its name: nobody can
+/// find them any more. Tests that run also use namespaces without a name: while one does, all
+/// stay. A netmesh that was built elsewhere, in a container say, is nobody's to end.
+fn tunnels(named: &BTreeSet<u64>) {
+    let Ok(entries) = fs::read_dir("/proc") else {
         return;
     };
-    for process in processes.filter_map(Result::ok) {
-        let path = process.path();
-        let is_tunnel = fs::read(path.join("cmdline")).is_ok_and(|line| {
-            line.split(|byte| *byte == 0)
-                .any(|word| word == b"wireguard-userspace")
-        });
-        let lost = || {
-            fs::metadata(path.join("ns/net"))
-                .is_ok_and(|namespace| !alive.contains(&namespace.ino()))
-        };
-        if is_tunnel && lost() {
-            let pid = process.file_name().to_string_lossy().into_owned();
+    let processes: Vec<PathBuf> = entries
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .collect();
+    let target = target();
+    if processes.iter().any(|process| is_test(process, &target)) {
+        return;
+    }
+    for process in processes {
+        let is_lost = fs::metadata(process.join("ns/net"))
+            .is_ok_and(|namespace| !named.contains(&namespace.ino()));
+        if is_lost && is_tunnel(&process, &target) {
+            let pid = process.file_name().unwrap_or_default().to_string_lossy();
             eprintln!("    ending tunnel process {pid}, whose namespace is gone");
             let _ = Command::new("kill").args(["-9", &pid]).status();
         }
     }
+}
+
+/// A test binary of this work tree.
+fn is_test(process: &Path, target: &Path) -> bool {
+    fs::read_link(process.join("exe")).is_ok_and(|exe| exe.starts_with(target.join("debug/deps")))
+        && !is_tunnel(process, target)
+}
+
+/// A userspace WireGuard of this work tree.
+fn is_tunnel(process: &Path, target: &Path) -> bool {
+    fs::read_link(process.join("exe")).is_ok_and(|exe| exe.starts_with(target))
+        && fs::read(process.join("cmdline")).is_ok_and(|line| {
+            line.split(|byte| *byte == 0)
+                .any(|word| word == b"wireguard-userspace")
+        })
 }
 
 #[cfg(test)]
@@ -78,5 +112,13 @@ mod tests {
         ] {
             assert_eq!(owner(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_running_test_is_seen_and_is_no_tunnel() {
+        let own = Path::new("/proc/self");
+        assert!(is_test(own, &target()));
+        assert!(!is_tunnel(own, &target()));
+        assert!(!is_test(own, Path::new("/nowhere")));
     }
 }
