@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use netmesh::kernel::ethtool;
 use netmesh::plan::state::Namespace;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 /// The allocation all labs cut their prefixes from.
@@ -459,6 +461,29 @@ pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() ->
             "{what} did not come true within {patience:?}"
         );
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs a test of something whose names are fixed on a thread of its own, with a `/run`, a bpffs
+/// and a network namespace that nobody else sees.
+///
+/// # Panics
+/// When the test does.
+pub fn alone(test: impl FnOnce() + Send) {
+    let outcome = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root");
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private");
+            for (kind, folder) in [("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
+                mount(Some(kind), folder, Some(kind), MsFlags::empty(), none).expect("a mount");
+            }
+            test();
+        });
+        thread.join()
+    });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
     }
 }
 
