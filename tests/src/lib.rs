@@ -478,12 +478,31 @@ pub fn alone(test: impl FnOnce() + Send) {
             for (kind, folder) in [("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
                 mount(Some(kind), folder, Some(kind), MsFlags::empty(), none).expect("a mount");
             }
+            let _tunnels = Tunnels;
             test();
         });
         thread.join()
     });
     if let Err(panic) = outcome {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Ends the tunnels that a test which failed left: they would hold its namespaces for good.
+struct Tunnels;
+
+impl Drop for Tunnels {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/run/wireguard")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                let _ = netmesh::wireguard::userspace::stop(name);
+            }
+        }
     }
 }
 
