@@ -276,6 +276,28 @@ fn people_see_file_line_and_remedy() {
 }
 
 #[test]
+fn a_warning_is_told_and_refuses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.toml");
+    fs::write(
+        &file,
+        with(&good(), &lines("web", "2a02:1802:5e:a::/64", KEY_2, "")),
+    )
+    .unwrap();
+    let output = Command::new(binary())
+        .arg("check")
+        .arg(&file)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("NM0103") && stderr.contains("169.254.0.10"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn json_and_toml_are_the_same_object() {
     let folder = tempfile::tempdir().unwrap();
     let toml = folder.path().join("a.toml");

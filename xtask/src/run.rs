@@ -41,7 +41,7 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 
 /// Runs a step, its output passed through, and tells how long it took.
 pub(crate) fn step(what: &str, command: &mut Command) -> anyhow::Result<()> {
-    println!("==> {what}");
+    eprintln!("==> {what}");
     let started = Instant::now();
     let status = command
         .stdin(Stdio::null())
@@ -50,7 +50,7 @@ pub(crate) fn step(what: &str, command: &mut Command) -> anyhow::Result<()> {
     if !status.success() {
         bail!("{what} failed ({status})");
     }
-    println!("    {what}: {:.1} s", started.elapsed().as_secs_f64());
+    eprintln!("    {what}: {:.1} s", started.elapsed().as_secs_f64());
     Ok(())
 }
 

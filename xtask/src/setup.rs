@@ -38,7 +38,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     // `netmesh/build.rs` makes the same choice by reading it.
     fs::create_dir_all(tools())?;
     fs::write(tools().join("toolchain"), &toolchain)?;
-    println!("setup: eBPF is built by rustup toolchain {toolchain} and bpf-linker, LLVM {llvm}");
+    eprintln!("setup: eBPF is built by rustup toolchain {toolchain} and bpf-linker, LLVM {llvm}");
     Ok(())
 }
 
@@ -63,7 +63,7 @@ fn choose() -> anyhow::Result<String> {
         return Ok(name.clone());
     }
     for (name, llvm) in &present {
-        println!("setup: {name} needs LLVM {llvm}, which this system does not offer");
+        eprintln!("setup: {name} needs LLVM {llvm}, which this system does not offer");
     }
     if present.iter().all(|(name, _)| name != "nightly")
         && let Some(nightly) = nightly_with_source()
@@ -71,7 +71,7 @@ fn choose() -> anyhow::Result<String> {
     {
         return Ok(nightly);
     }
-    println!("setup: taking the distribution's compiler");
+    eprintln!("setup: taking the distribution's compiler");
     distribution_toolchain()
 }
 
@@ -100,7 +100,7 @@ fn nightly_with_source() -> Option<String> {
             "rust-src",
         ]
     };
-    println!("setup: trying rustup {}", arguments.join(" "));
+    eprintln!("setup: trying rustup {}", arguments.join(" "));
     output("rustup", arguments)?;
     has_core_source("nightly").then(|| "nightly".to_owned())
 }

@@ -20,7 +20,7 @@ pub(crate) fn run() {
             alive.extend(fs::metadata(entry.path()).map(|namespace| namespace.ino()));
             continue;
         };
-        println!("    removing {name}, left by process {pid}");
+        eprintln!("    removing {name}, left by process {pid}");
         let _ = Command::new("ip").args(["netns", "del", &name]).status();
     }
     alive.extend(fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()));
@@ -54,7 +54,7 @@ fn tunnels(alive: &BTreeSet<u64>) {
         };
         if is_tunnel && lost() {
             let pid = process.file_name().to_string_lossy().into_owned();
-            println!("    ending tunnel process {pid}, whose namespace is gone");
+            eprintln!("    ending tunnel process {pid}, whose namespace is gone");
             let _ = Command::new("kill").args(["-9", &pid]).status();
         }
     }

@@ -23,7 +23,7 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<()> {
         step("format", &mut cargo(&["fmt", "--all", "--check"]))?;
         let clippy = ["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"];
         step("clippy", &mut cargo(&clippy))?;
-        println!("==> house rules");
+        eprintln!("==> house rules");
         lint::run(false)?;
     }
     step(
@@ -75,7 +75,7 @@ fn tests(
     filter: Option<&str>,
     totals: &mut Totals,
 ) -> anyhow::Result<()> {
-    println!("==> {what}");
+    eprintln!("==> {what}");
     let mut command: Command = cargo(arguments);
     let mut child = command
         .args(filter)

@@ -20,6 +20,12 @@ pub(super) fn run(
         out.json(&report)?;
         return Ok(Exit::Done);
     }
+    if report.networks.is_empty() && report.node.is_none() {
+        out.text(format_args!(
+            "nothing to check: no object in {}/networks and none named\n",
+            folder.display()
+        ))?;
+    }
     for network in &report.networks {
         if arguments.print {
             out.text(network.print())?;

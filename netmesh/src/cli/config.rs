@@ -52,16 +52,25 @@ pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objec
             }
         },
         Err(error) if error.kind() == io::ErrorKind::NotFound && need == Need::Networks => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(Failure::rejected(anyhow::anyhow!(
+                "{} is missing: it says which node this is; write at least `node = \"NAME\"`, or \
+                 name another folder with --config",
+                node_file.display()
+            )));
+        }
         Err(error) => return Err(Failure::rejected(error)),
     };
     if let Err(found) = model::check(&networks, node.as_ref()) {
         faults.extend(found);
     }
     if faults.has_errors() {
-        Err(Failure::rejected(faults))
-    } else {
-        Ok(Objects { networks, node })
+        return Err(Failure::rejected(faults));
     }
+    for warning in faults.sorted() {
+        tracing::warn!("{warning}");
+    }
+    Ok(Objects { networks, node })
 }
 
 fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -191,13 +191,22 @@ async fn attach(
         return Ok(Exit::Done);
     }
     let id = identity(&Namespace::Node)?;
-    let mut instance = match Instance::open(id)? {
-        Some(instance) => instance,
-        None => Instance::create(BY_HAND, id)?,
+    let (mut instance, new) = match Instance::open(id)? {
+        Some(instance) => (instance, false),
+        None => (Instance::create(BY_HAND, id)?, true),
     };
     instance.set_connected(&facts)?;
     for (name, port) in wanted {
-        instance.attach(name, port, &facts)?;
+        if let Err(error) = instance.attach(name, port, &facts) {
+            if !new {
+                return Err(Failure::failed(
+                    error,
+                    "ports attached before it stay attached",
+                ));
+            }
+            instance.delete()?;
+            return Err(Failure::failed(error, "nothing is attached"));
+        }
     }
     instance.repair(&facts)?;
     show(&instance, &facts, out)

@@ -92,9 +92,13 @@ impl Lookup for Kernel {
 const HEADER: usize = 16;
 const NEIGHBOUR: usize = 12;
 
-/// `NUD_VALID` of include/net/neighbour.h without `NUD_NOARP`, as the follower judges it.
-const USABLE: u16 =
-    libc::NUD_PERMANENT | libc::NUD_REACHABLE | libc::NUD_STALE | libc::NUD_DELAY | libc::NUD_PROBE;
+/// `NUD_VALID` of include/net/neighbour.h, as the follower judges it.
+const USABLE: u16 = libc::NUD_PERMANENT
+    | libc::NUD_NOARP
+    | libc::NUD_REACHABLE
+    | libc::NUD_STALE
+    | libc::NUD_DELAY
+    | libc::NUD_PROBE;
 
 /// `RTM_GETNEIGH` for one neighbour.
 fn question(ifindex: u32, address: IpAddr) -> Vec<u8> {

@@ -100,24 +100,13 @@ fn meet<W: Write>(lab: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> {
 
 fn outward<W: Write>(_: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> {
     for place in &PLACES {
-        let mut sent = 0;
-        let mut received = 0;
-        for size in SIZES {
-            let pings = ping(
-                &place.namespace(),
-                place.address().into(),
-                internet()?,
-                size,
-                3,
-            )?;
-            sent += pings.sent;
-            received += pings.received;
-        }
-        let detail = format!("{received}/{sent} echoes of {SIZES:?} bytes");
-        report.check(
-            format!("{} -> internet", place.label()),
-            sent == received,
-            detail,
+        let name = format!("{} -> internet", place.label());
+        echoes(
+            report,
+            name,
+            &place.namespace(),
+            place.address().into(),
+            internet()?,
         )?;
     }
     Ok(())
@@ -125,27 +114,35 @@ fn outward<W: Write>(_: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> 
 
 fn inward<W: Write>(_: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> {
     for place in &PLACES {
-        let mut sent = 0;
-        let mut received = 0;
-        for size in SIZES {
-            let pings = ping(
-                &machine("internet"),
-                internet()?,
-                place.address().into(),
-                size,
-                3,
-            )?;
-            sent += pings.sent;
-            received += pings.received;
-        }
-        let detail = format!("{received}/{sent} echoes of {SIZES:?} bytes");
-        report.check(
-            format!("internet -> {}", place.label()),
-            sent == received,
-            detail,
+        let name = format!("internet -> {}", place.label());
+        echoes(
+            report,
+            name,
+            &machine("internet"),
+            internet()?,
+            place.address().into(),
         )?;
     }
     Ok(())
+}
+
+/// Three echoes of each size.
+fn echoes<W: Write>(
+    report: &mut Report<'_, W>,
+    name: String,
+    namespace: &Namespace,
+    from: IpAddr,
+    to: IpAddr,
+) -> anyhow::Result<()> {
+    let mut sent = 0;
+    let mut received = 0;
+    for size in SIZES {
+        let pings = ping(namespace, from, to, size, 3)?;
+        sent += pings.sent;
+        received += pings.received;
+    }
+    let detail = format!("{received}/{sent} echoes of {SIZES:?} bytes");
+    report.check(name, sent == received, detail)
 }
 
 fn transfers<W: Write>(_: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> {

@@ -46,7 +46,7 @@ pub enum Error {
         namespace: Namespace,
     },
     /// Entering or making a namespace.
-    #[error("cannot {action} network namespace {namespace}")]
+    #[error("cannot {action} network namespace {namespace}{}", if *.source == nix::Error::EPERM { ": only root can" } else { "" })]
     Namespace {
         /// What was being done.
         action: &'static str,

@@ -46,6 +46,31 @@ fn a_next_hop_starts_as_the_kernel_knows_it() {
         assert_eq!(link_address(&instance), Some(mac("02:00:00:00:00:04")));
         put(&mut instance, "2001:db8::77");
         assert_eq!(link_address(&instance), None);
+        neigh("add 10.0.0.3 lladdr 02:00:00:00:00:05 dev p0 nud noarp");
+        put(&mut instance, "10.0.0.3");
+        assert_eq!(link_address(&instance), Some(mac("02:00:00:00:00:05")));
+    });
+}
+
+#[test]
+fn a_device_that_goes_down_takes_its_neighbours_along() {
+    alone(|| {
+        veth("p0", "p1");
+        let mut instance = Instance::create("one", here()).unwrap();
+        put(&mut instance, GATEWAY);
+        for (state, last) in [("noarp", 1), ("permanent", 2), ("stale", 3)] {
+            let address = format!("02:00:00:00:00:{last:02x}");
+            neigh(&format!(
+                "replace {GATEWAY} lladdr {address} dev p0 nud {state}"
+            ));
+            eventually(state, || link_address(&instance) == Some(mac(&address)));
+            // Entries die here without a change of state of their own.
+            ip("link set p0 down");
+            eventually("the end of the neighbour", || {
+                link_address(&instance).is_none()
+            });
+            ip("link set p0 up");
+        }
     });
 }
 
