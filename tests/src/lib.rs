@@ -257,6 +257,45 @@ impl Lab {
             .insert(resource.name.to_owned(), public.trim().to_owned());
     }
 
+    /// The public key of a resource.
+    #[must_use]
+    pub fn public_key(&self, resource: &Resource) -> &str {
+        &self.keys[resource.name]
+    }
+
+    /// What netmesh keeps for a machine outside of its namespaces (pins, records, sockets of
+    /// tunnels), and every setting of its network.
+    #[must_use]
+    pub fn residue(&self, machine: &str) -> BTreeMap<String, String> {
+        let (cookie, _) = netmesh::kernel::netns::identity(&self.at(machine)).expect("it is there");
+        let mut residue = BTreeMap::new();
+        for folder in netmesh::dataplane::pin::Folder::list().expect("the pins") {
+            let ours = folder.cookie == cookie || folder.name.contains(&self.network);
+            if ours {
+                residue.insert(folder.path.display().to_string(), String::new());
+            }
+        }
+        for index in 0..16 {
+            let socket = format!("/run/wireguard/wg-{:x}.sock", self.base | index);
+            if Path::new(&socket).exists() {
+                residue.insert(socket, String::new());
+            }
+        }
+        let record = format!("/run/netmesh/{cookie:x}");
+        if Path::new(&record).exists() {
+            residue.insert(record, String::new());
+        }
+        let settings = netmesh::kernel::netns::run_in(&self.at(machine), || {
+            let mut settings = BTreeMap::new();
+            for folder in ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"] {
+                collect(Path::new(folder), &mut settings);
+            }
+            settings
+        });
+        residue.extend(settings.expect("the namespace"));
+        residue
+    }
+
     /// Writes the network's object to every machine that has a configuration.
     pub fn write_network(&self, resources: &[Resource]) {
         let text = self.network_file(resources);
@@ -394,6 +433,8 @@ impl Lab {
                 normalise(&mut value);
                 dump.insert(format!("{i} {what}"), value);
             }
+            dump.insert(format!("{i} link"), links(namespace));
+            dump.insert(format!("{i} wireguard"), tunnels(namespace));
             let table = Command::new(binary())
                 .args(["--netns", namespace, "--json", "route"])
                 .output()
@@ -530,6 +571,57 @@ fn run(command: &mut Command) {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Every file below a folder that can be read.
+fn collect(folder: &Path, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.insert(path.display().to_string(), text);
+        }
+    }
+}
+
+/// What a configuration says of the links of a namespace.
+fn links(namespace: &str) -> Value {
+    let output = Command::new("ip")
+        .args(["-n", namespace, "-j", "-d", "link"])
+        .output()
+        .expect("ip starts");
+    let links: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let of = |link: Value| {
+        let alias = link["ifalias"].as_str().unwrap_or_default();
+        // The mark of a namespace ends in the cookie of its node's.
+        let alias = alias.split('@').next().unwrap_or_default();
+        serde_json::json!({
+            "name": link["ifname"], "kind": link["linkinfo"]["info_kind"],
+            "mode": link["linkinfo"]["info_data"]["mode"], "mtu": link["mtu"],
+            "master": link["master"], "alias": alias, "xdp": link["xdp"]["mode"],
+            "up": link["flags"].as_array().map(|flags| flags.contains(&"UP".into())),
+        })
+    };
+    let mut links: Vec<Value> = links.into_iter().map(of).collect();
+    links.sort_by_key(ToString::to_string);
+    Value::Array(links)
+}
+
+/// The WireGuard devices of a namespace: keys, ports, peers.
+fn tunnels(namespace: &str) -> Value {
+    let namespace = Namespace::Named(namespace.to_owned());
+    let devices = netmesh::kernel::netns::run_in(&namespace, || {
+        let names = nix::net::if_::if_nameindex().expect("the links");
+        let names = names.iter().filter_map(|link| link.name().to_str().ok());
+        let mut devices = BTreeMap::new();
+        for name in names.filter(|name| name.starts_with("wg-")) {
+            let device = netmesh::wireguard::device::observe(name).expect("a device");
+            devices.insert(name.to_owned(), device);
+        }
+        devices
+    });
+    serde_json::to_value(devices.expect("the namespace")).expect("JSON")
 }
 
 fn normalise(value: &mut Value) {
