@@ -4,11 +4,14 @@
 //! Nothing but this binary is needed: no `ip`, no `ping`.
 
 mod checks;
+mod claim;
 mod report;
 mod topology;
 pub mod traffic;
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context as _;
 
@@ -17,7 +20,7 @@ pub use report::Check;
 /// What to do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Leave everything standing.
+    /// Leave everything standing once every check is ok.
     pub keep: bool,
     /// Only remove what an earlier run left.
     pub clean: bool,
@@ -28,29 +31,28 @@ pub struct Options {
 /// Runs the demo; `true` when every check is ok.
 ///
 /// # Errors
-/// When the lab cannot be built or torn down.
+/// Without root, while another demo runs, when a name it needs is somebody else's, or when the
+/// lab cannot be built or torn down.
 pub fn run(options: Options, out: &mut impl Write) -> anyhow::Result<bool> {
-    anyhow::ensure!(
-        nix::unistd::geteuid().is_root(),
-        "the demo makes network namespaces and loads programs: run it as root"
-    );
-    topology::Lab::sweep();
+    if !nix::unistd::geteuid().is_root() {
+        return Err(io::Error::from(io::ErrorKind::PermissionDenied))
+            .context("the demo makes network namespaces and loads programs: run it as root");
+    }
+    // Before anything is made: whatever comes now is heard, and torn down after.
+    let stop = on_interrupt()?;
+    let _lock = claim::lock()?;
+    topology::Lab::sweep().context("what an earlier demo left could not be removed")?;
     if options.clean {
         return Ok(true);
     }
-    let stop = on_interrupt()?;
-    let mut report = report::Report::new(options.json, out);
+    let mut report = report::Report::new(options.json, &stop, out);
     report.picture()?;
     let lab = topology::Lab::build().context("the lab could not be built")?;
-    let result = checks::run(&lab, &mut report, &stop);
-    let ok = match result {
-        Ok(()) => report.finish()?,
-        Err(error) => {
-            report.check("the demo ran to its end", false, format!("{error:#}"))?;
-            report.finish()?
-        }
-    };
-    if options.keep {
+    if let Err(error) = checks::run(&lab, &mut report) {
+        report.failed("the demo ran to its end", format!("{error:#}"))?;
+    }
+    let ok = report.finish()?;
+    if options.keep && ok {
         report.hints(&lab.folder())?;
         lab.keep();
     }
@@ -58,29 +60,27 @@ pub fn run(options: Options, out: &mut impl Write) -> anyhow::Result<bool> {
 }
 
 /// Set once an interrupt was asked for: the checks stop and everything is torn down.
-fn on_interrupt() -> anyhow::Result<std::sync::Arc<std::sync::atomic::AtomicBool>> {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
+fn on_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    use tokio::signal::unix::{SignalKind, signal};
     let flag = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&flag);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut interrupt), Ok(mut terminate)) = (
-                signal(SignalKind::interrupt()),
-                signal(SignalKind::terminate()),
-            ) else {
-                return;
-            };
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
+        let entered = runtime.enter();
+        let mut signal = signal(kind)?;
+        let seen = Arc::clone(&flag);
+        drop(entered);
+        runtime.spawn(async move {
+            if signal.recv().await.is_some() {
+                seen.store(true, Ordering::Relaxed);
             }
-            seen.store(true, Ordering::Relaxed);
         });
-    });
+    }
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
     Ok(flag)
 }

@@ -3,6 +3,8 @@
 //! Every lab has names, an allocation's index range and interfaces of its own, so that tests run
 //! in parallel. Dropping it removes everything, also when the test panicked.
 
+mod snapshot;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::Ipv6Addr;
@@ -13,7 +15,11 @@ use std::time::{Duration, Instant};
 
 use netmesh::kernel::ethtool;
 use netmesh::plan::state::Namespace;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
+
+use snapshot::{collect, links, normalise, tunnels};
 
 /// The allocation all labs cut their prefixes from.
 pub const ALLOCATION: &str = "2a02:1802:5e::/48";
@@ -255,6 +261,45 @@ impl Lab {
             .insert(resource.name.to_owned(), public.trim().to_owned());
     }
 
+    /// The public key of a resource.
+    #[must_use]
+    pub fn public_key(&self, resource: &Resource) -> &str {
+        &self.keys[resource.name]
+    }
+
+    /// What netmesh keeps for a machine outside of its namespaces (pins, records, sockets of
+    /// tunnels), and every setting of its network.
+    #[must_use]
+    pub fn residue(&self, machine: &str) -> BTreeMap<String, String> {
+        let (cookie, _) = netmesh::kernel::netns::identity(&self.at(machine)).expect("it is there");
+        let mut residue = BTreeMap::new();
+        for folder in netmesh::dataplane::pin::Folder::list().expect("the pins") {
+            let ours = folder.cookie == cookie || folder.name.contains(&self.network);
+            if ours {
+                residue.insert(folder.path.display().to_string(), String::new());
+            }
+        }
+        for index in 0..16 {
+            let socket = format!("/run/wireguard/wg-{:x}.sock", self.base | index);
+            if Path::new(&socket).exists() {
+                residue.insert(socket, String::new());
+            }
+        }
+        let record = format!("/run/netmesh/{cookie:x}");
+        if Path::new(&record).exists() {
+            residue.insert(record, String::new());
+        }
+        let settings = netmesh::kernel::netns::run_in(&self.at(machine), || {
+            let mut settings = BTreeMap::new();
+            for folder in ["/proc/sys/net/ipv4", "/proc/sys/net/ipv6"] {
+                collect(Path::new(folder), &mut settings);
+            }
+            settings
+        });
+        residue.extend(settings.expect("the namespace"));
+        residue
+    }
+
     /// Writes the network's object to every machine that has a configuration.
     pub fn write_network(&self, resources: &[Resource]) {
         let text = self.network_file(resources);
@@ -392,6 +437,8 @@ impl Lab {
                 normalise(&mut value);
                 dump.insert(format!("{i} {what}"), value);
             }
+            dump.insert(format!("{i} link"), links(namespace));
+            dump.insert(format!("{i} wireguard"), tunnels(namespace));
             let table = Command::new(binary())
                 .args(["--netns", namespace, "--json", "route"])
                 .output()
@@ -462,6 +509,48 @@ pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() ->
     }
 }
 
+/// Runs a test of something whose names are fixed on a thread of its own, with a `/run`, a bpffs
+/// and a network namespace that nobody else sees.
+///
+/// # Panics
+/// When the test does.
+pub fn alone(test: impl FnOnce() + Send) {
+    let outcome = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root");
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_PRIVATE | MsFlags::MS_REC, none).expect("private");
+            for (kind, folder) in [("tmpfs", "/run"), ("bpf", "/sys/fs/bpf")] {
+                mount(Some(kind), folder, Some(kind), MsFlags::empty(), none).expect("a mount");
+            }
+            let _tunnels = Tunnels;
+            test();
+        });
+        thread.join()
+    });
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Ends the tunnels that a test which failed left: they would hold its namespaces for good.
+struct Tunnels;
+
+impl Drop for Tunnels {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/run/wireguard")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let path = entry.path();
+            if let Some(name) = path.file_stem().and_then(|name| name.to_str()) {
+                let _ = netmesh::wireguard::userspace::stop(name);
+            }
+        }
+    }
+}
+
 /// The binary under test: `NETMESH_BIN`, or the one built beside this test.
 #[must_use]
 pub fn binary() -> PathBuf {
@@ -486,59 +575,4 @@ fn run(command: &mut Command) {
         "{command:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-}
-
-fn normalise(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for volatile in [
-                "ifindex",
-                "link_index",
-                "link_netnsid",
-                "link",
-                "address",
-                "broadcast",
-                "permaddr",
-                "stats64",
-                "linkmode",
-                "operstate",
-                "expires",
-                "ageing_time",
-                "group",
-                "txqlen",
-                "resolved",
-                "id",
-            ] {
-                fields.remove(volatile);
-            }
-            // Link-local addresses that the kernel makes of random link-layer addresses.
-            if let Some(Value::Array(infos)) = fields.get_mut("addr_info") {
-                infos.retain(|info| !made_of_mac(info["local"].as_str().unwrap_or_default()));
-            }
-            for field in fields.values_mut() {
-                normalise(field);
-            }
-        }
-        Value::Array(items) => {
-            items.retain(|item| {
-                let destination = item["dst"].as_str().unwrap_or_default();
-                // Made by the kernel itself, or not, as forwarding and a link come up in turn.
-                let anycast = destination == "fe80::" && item["type"] == "anycast";
-                !anycast && !made_of_mac(destination)
-            });
-            for item in items.iter_mut() {
-                normalise(item);
-            }
-            items.sort_by_key(ToString::to_string);
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-    }
-}
-
-/// `ff:fe` in the middle of the interface identifier.
-fn made_of_mac(address: &str) -> bool {
-    address.parse::<Ipv6Addr>().is_ok_and(|address| {
-        let octets = address.octets();
-        octets[0] == 0xfe && octets[11] == 0xff && octets[12] == 0xfe
-    })
 }

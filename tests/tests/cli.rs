@@ -34,6 +34,43 @@ fn usage_is_2_and_help_has_examples() {
 }
 
 #[test]
+fn not_ready_is_4_and_not_permitted_is_7() {
+    let lab = Lab::mesh();
+    let check = |what: &str| {
+        lab.try_netmesh("router", &["status", "--check", what])
+            .status
+            .code()
+    };
+    assert_eq!(check("ready"), Some(4), "nothing is applied yet");
+    let status = lab.try_netmesh("router", &["--json", "status"]);
+    assert_eq!(status.status.code(), Some(4));
+    let value: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(value["ready"], false);
+    lab.apply_all();
+    netmesh_tests::eventually("ready", std::time::Duration::from_secs(10), || {
+        check("ready") == Some(0)
+    });
+
+    let before = lab.dump("router", &[]);
+    for arguments in [
+        &["dataplane", "detach"][..],
+        &["demo"],
+        &["demo", "--clean"],
+    ] {
+        let output = Command::new("setpriv")
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(binary())
+            .args(arguments)
+            .output()
+            .expect("setpriv starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(7), "{arguments:?}: {stderr}");
+        assert!(output.stdout.is_empty(), "errors are no data");
+    }
+    assert_eq!(lab.dump("router", &[]), before);
+}
+
+#[test]
 fn completions_man_and_schema_are_complete() {
     for shell in ["bash", "zsh", "fish"] {
         assert!(

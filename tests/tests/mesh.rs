@@ -61,6 +61,8 @@ fn taking_a_resource_out_removes_exactly_its_traces() {
     lab.apply_all();
     assert_everybody_meets(&lab);
     let prefix = lab.prefix(&RESOURCES[1]);
+    let [_, _, _, _, _, _, hi, lo, ..] = lab.address(&RESOURCES[1]).octets();
+    let key = lab.public_key(&RESOURCES[1]).to_owned();
     let dump = |lab: &Lab| {
         [
             lab.dump("node-1", &["gw"]),
@@ -75,10 +77,20 @@ fn taking_a_resource_out_removes_exactly_its_traces() {
             "{prefix} is known before"
         );
     }
+    // A member is its key, its IPv4 network and its tunnel's address to the other members.
+    let traces = [key, format!("10.{hi}.{lo}."), format!("169.254.{hi}.{lo}")];
+    for text in &dump(&lab)[..2] {
+        for trace in &traces {
+            assert!(text.contains(trace), "{trace} is known before: {text}");
+        }
+    }
     lab.write_network(&[RESOURCES[0], RESOURCES[2]]);
     lab.apply_all();
     lab.assert_settled();
     for text in dump(&lab) {
+        for trace in &traces {
+            assert!(!text.contains(trace), "a trace, {trace}: {text}");
+        }
         assert!(
             !text.contains(prefix.trim_end_matches("/64")),
             "a trace of {prefix}: {text}"
@@ -101,15 +113,7 @@ fn destroy_leaves_the_machine_as_found() {
     let snapshot = |lab: &Lab| {
         lab.nodes()
             .iter()
-            .map(|node| {
-                let sysctls = ["net/ipv6/conf/all/forwarding", "net/ipv4/ip_forward"].map(|path| {
-                    netmesh::kernel::netns::run_in(&lab.at(node), || {
-                        std::fs::read_to_string(format!("/proc/sys/{path}")).unwrap()
-                    })
-                    .unwrap()
-                });
-                (node.clone(), lab.dump(node, &[]), sysctls)
-            })
+            .map(|node| (node.clone(), lab.dump(node, &[]), lab.residue(node)))
             .collect::<Vec<_>>()
     };
     let before = snapshot(&lab);
@@ -118,7 +122,14 @@ fn destroy_leaves_the_machine_as_found() {
     for node in lab.nodes() {
         let _ = lab.netmesh(&node, &["destroy", "--yes"]);
     }
-    assert_eq!(snapshot(&lab), before);
+    for (found, wanted) in snapshot(&lab).into_iter().zip(&before) {
+        let node = &wanted.0;
+        assert_eq!(found.1, wanted.1, "{node}");
+        let (found, wanted) = (&found.2, &wanted.2);
+        let differs = |name: &&String| found.get(*name) != wanted.get(*name);
+        let names: Vec<_> = found.keys().chain(wanted.keys()).filter(differs).collect();
+        assert!(names.is_empty(), "not as found on {node}: {names:?}");
+    }
     for resource in RESOURCES {
         assert!(!netmesh::kernel::netns::path(&lab.resource(resource.name)).exists());
     }
@@ -177,9 +188,9 @@ fn counters_say_exactly_what_was_sent() {
         ]
     };
     let before = rows(&lab);
-    // All at once: counters of all CPUs add up.
+    // All at once, two into each counter: those of all CPUs add up.
     std::thread::scope(|scope| {
-        for resource in &RESOURCES {
+        for resource in RESOURCES.iter().chain(&RESOURCES) {
             let lab = &lab;
             scope.spawn(move || {
                 let (here, address) = (lab.resource(resource.name), lab.address(resource));
@@ -193,6 +204,6 @@ fn counters_say_exactly_what_was_sent() {
         let prefix = lab.prefix(resource);
         let (before, after) = (of(&before, &prefix), of(&after, &prefix));
         let delta: Vec<u64> = after.iter().zip(before).map(|(a, b)| a - b).collect();
-        assert_eq!(delta, [50, 30_000, 50, 30_000], "{prefix}");
+        assert_eq!(delta, [100, 60_000, 100, 60_000], "{prefix}");
     }
 }

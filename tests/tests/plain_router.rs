@@ -102,6 +102,103 @@ fn forwards(hook: Option<&str>) {
     }
 }
 
+/// The IPv4 networks beside the hosts' IPv6 ones.
+fn with_ipv4(lab: &Lab) {
+    for (host, port, network) in [("left", "port0", 1), ("right", "port1", 2)] {
+        lab.ip(
+            "router",
+            &format!("addr add 100.80.{network}.1/24 dev {port}"),
+        );
+        lab.ip(host, &format!("addr add 100.80.{network}.2/24 dev eth0"));
+        lab.ip(host, &format!("route add default via 100.80.{network}.1"));
+    }
+    netns::run_in(&lab.at("router"), || {
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
+    })
+    .unwrap();
+    for (port, network) in [("port0", 1), ("port1", 2)] {
+        let host = format!("100.80.{network}.2");
+        let _ = lab.netmesh(
+            "router",
+            &["route", "add", &host, "via", &host, "dev", port],
+        );
+    }
+    eventually("the next hops resolve", Duration::from_secs(5), || {
+        lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
+    });
+}
+
+/// RFC 1071, over what is meant to sum up to nothing.
+fn sums_up(header: &[u8]) -> bool {
+    let words = header
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum == 0xffff
+}
+
+/// Sends an echo request from the left, and takes what comes to the right off the wire.
+fn on_the_wire(lab: &Lab, from: &str, to: &str) -> Vec<u8> {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), to.parse().unwrap());
+    let capture = netns::run_in(&lab.at("right"), || {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        socket(
+            AddressFamily::Packet,
+            SockType::Datagram,
+            flags,
+            SockProtocol::EthAll,
+        )
+        .unwrap()
+    })
+    .unwrap();
+    assert_eq!(ping(&lab.at("left"), from, to, 777, 1).unwrap().received, 1);
+    let mut buffer = [0; 2048];
+    // The echo has been answered: its request is in the socket's queue.
+    while let Ok(length) = recv(capture.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        let request = match to {
+            IpAddr::V6(_) => buffer[0] >> 4 == 6 && buffer[40] == 128,
+            IpAddr::V4(_) => buffer[0] == 0x45 && buffer[20] == 8,
+        };
+        if length == 777 && request {
+            return buffer[..length].to_vec();
+        }
+    }
+    panic!("the request is not on the right's wire");
+}
+
+fn takes_one_hop(hook: Option<&str>) {
+    let lab = lab(hook);
+    with_ipv4(&lab);
+    let before = snmp::forwarded(&lab.at("router")).unwrap();
+    // RFC 8200 section 3: decremented by 1 by each node that forwards the packet.
+    let packet = on_the_wire(&lab, LEFT, RIGHT);
+    assert_eq!(packet[7], 63, "hop limit {hook:?}");
+    // RFC 1812 section 5.3.1; the header checksum follows.
+    let packet = on_the_wire(&lab, "100.80.1.2", "100.80.2.2");
+    assert_eq!(packet[8], 63, "TTL {hook:?}");
+    assert!(sums_up(&packet[..20]), "header checksum {hook:?}");
+    let after = snmp::forwarded(&lab.at("router")).unwrap();
+    assert_eq!(after, before, "the fast path did it");
+}
+
+#[test]
+fn native_xdp_takes_one_hop() {
+    takes_one_hop(None);
+}
+
+#[test]
+fn generic_xdp_takes_one_hop() {
+    takes_one_hop(Some("xdp-generic"));
+}
+
+#[test]
+fn tc_takes_one_hop() {
+    takes_one_hop(Some("tc"));
+}
+
 #[test]
 fn native_xdp_forwards_and_counts() {
     forwards(None);

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use anyhow::ensure;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +22,7 @@ pub struct Check {
 /// The report as it grows.
 pub(super) struct Report<'a, W: Write> {
     json: bool,
+    stop: &'a AtomicBool,
     out: &'a mut W,
     checks: Vec<Check>,
     pub(super) prefixes: Vec<Value>,
@@ -46,9 +49,10 @@ const PICTURE: &str = r#"
 "#;
 
 impl<'a, W: Write> Report<'a, W> {
-    pub(super) fn new(json: bool, out: &'a mut W) -> Self {
+    pub(super) fn new(json: bool, stop: &'a AtomicBool, out: &'a mut W) -> Self {
         Self {
             json,
+            stop,
             out,
             checks: Vec::new(),
             prefixes: Vec::new(),
@@ -62,7 +66,33 @@ impl<'a, W: Write> Report<'a, W> {
         Ok(())
     }
 
+    /// Fails once the user wants to stop.
+    pub(super) fn go_on(&self) -> anyhow::Result<()> {
+        ensure!(!self.stop.load(Ordering::Relaxed), "interrupted");
+        Ok(())
+    }
+
+    /// Tells a check, and ends the demo when the user wants to stop.
     pub(super) fn check(
+        &mut self,
+        name: impl Into<String>,
+        ok: bool,
+        detail: impl Into<String>,
+    ) -> anyhow::Result<()> {
+        self.tell(name, ok, detail)?;
+        self.go_on()
+    }
+
+    /// Tells what went wrong, also after an interrupt.
+    pub(super) fn failed(
+        &mut self,
+        name: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> anyhow::Result<()> {
+        self.tell(name, false, detail)
+    }
+
+    fn tell(
         &mut self,
         name: impl Into<String>,
         ok: bool,
@@ -126,15 +156,17 @@ impl<'a, W: Write> Report<'a, W> {
             return Ok(());
         }
         let folder = folder.display();
+        let program = std::env::current_exe()?;
+        let netmesh = program.display();
         writeln!(
             self.out,
             "\nIt stands. Try:\n  \
-             netmesh -n nmd-router counters --watch\n  \
-             netmesh -n nmd-router route\n  \
-             netmesh -n nm-alice-gw counters --drops\n  \
-             netmesh -n nmd-node-1 --config {folder}/node-1 status\n  \
-             ip netns exec nm-alice-web ping 2a02:1800:20::10\n  \
-             netmesh demo --clean"
+             {netmesh} -n nmd-router counters --watch\n  \
+             {netmesh} -n nmd-router route\n  \
+             {netmesh} -n nm-alice-gw counters --drops\n  \
+             {netmesh} -n nmd-node-1 --config {folder}/node-1 status\n  \
+             ip netns exec nm-alice-web ping -I 2a02:1802:5e:10a::1 2a02:1800:20::10\n  \
+             {netmesh} demo --clean"
         )?;
         Ok(())
     }

@@ -7,9 +7,11 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 
+use super::claim::{Claim, FOLDER};
 use crate::kernel::{Kernel, ethtool, netns};
 use crate::plan::state::{Address, Link, LinkKind, Namespace, Route, RouteAction, RouteKey};
 use crate::plan::step::Step;
+use crate::wireguard::userspace;
 
 /// Prefix of the machines' names.
 const MACHINE: &str = "nmd-";
@@ -51,6 +53,11 @@ impl Place {
     /// Its prefix.
     pub(super) fn prefix(&self) -> String {
         format!("2a02:1802:5e:{:x}::/64", self.index)
+    }
+
+    /// Its WireGuard interface.
+    pub(super) fn tunnel(&self) -> String {
+        format!("wg-{:x}", self.index)
     }
 
     /// `alice/web`.
@@ -119,6 +126,11 @@ pub(super) const NODES: [(&str, &str); 4] = [
     ("nmd-router", "router"),
 ];
 
+/// The machines.
+const MACHINES: [&str; 8] = [
+    "switch", "segment", "node-1", "node-2", "node-3", "router", "provider", "internet",
+];
+
 /// The standing lab; dropped, it is torn down.
 pub(super) struct Lab {
     folder: PathBuf,
@@ -128,9 +140,9 @@ pub(super) struct Lab {
 impl Lab {
     /// Machines, wires, keys and objects; nothing is applied yet.
     pub(super) fn build() -> anyhow::Result<Self> {
-        let folder = PathBuf::from("/run/netmesh-demo");
+        names().take()?;
         let lab = Self {
-            folder,
+            folder: PathBuf::from(FOLDER),
             keep: false,
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -166,35 +178,37 @@ impl Lab {
         netmesh(&self.folder, machine, arguments)
     }
 
-    /// Removes whatever an earlier run left.
-    pub(super) fn sweep() {
-        let folder = Path::new("/run/netmesh-demo");
+    /// Removes what an earlier run left, and nothing else.
+    pub(super) fn sweep() -> anyhow::Result<()> {
+        let folder = Path::new(FOLDER);
+        let Some(claim) = Claim::left()? else {
+            return Ok(());
+        };
         for (machine, node) in NODES {
             if netns::path(&Namespace::Named(machine.into())).exists() && folder.join(node).exists()
             {
-                // A node that was never applied has nothing to destroy.
-                let _ = netmesh(folder, machine, &["destroy", "--yes", "--quiet"]);
+                // One that was never applied has nothing to destroy; what a crash left beyond
+                // the reach of `destroy` goes below.
+                if let Err(error) = netmesh(folder, machine, &["destroy", "--yes", "--quiet"]) {
+                    tracing::debug!("{error:#}");
+                }
             }
         }
-        for place in PLACES {
-            // Normally gone by now.
-            let _ = crate::wireguard::userspace::stop(&format!("wg-{:x}", place.index));
-            let _ = netns::delete(&place.namespace());
+        for tunnel in &claim.tunnels {
+            userspace::stop(tunnel)?;
         }
-        for name in netns::list().unwrap_or_default() {
-            if name.starts_with(MACHINE) {
-                let _ = netns::delete(&Namespace::Named(name));
-            }
+        for name in claim.namespaces {
+            netns::delete(&Namespace::Named(name))?;
         }
-        let _ = fs::remove_dir_all(folder);
+        // Last: until here the names are known to be ours.
+        fs::remove_dir_all(folder).with_context(|| format!("cannot remove {FOLDER}"))
     }
 
     fn objects(&self) -> anyhow::Result<()> {
-        for (machine, node) in NODES {
+        for (_, node) in NODES {
             let folder = self.folder.join(node);
             fs::create_dir_all(folder.join("networks"))?;
             fs::write(folder.join("node.toml"), node_file(node))?;
-            let _ = machine;
         }
         for network in ["alice", "bob"] {
             let mut text = format!("network    = \"{network}\"\nallocation = \"{ALLOCATION}\"\n");
@@ -218,8 +232,12 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if !self.keep {
-            Self::sweep();
+        if !self.keep
+            && let Err(error) = Self::sweep()
+        {
+            tracing::error!(
+                "the demo could not be torn down, `netmesh demo --clean` tries again: {error:#}"
+            );
         }
     }
 }
@@ -297,13 +315,20 @@ fn node_file(node: &str) -> String {
     }
 }
 
+/// Every name of the machine's that the demo takes.
+fn names() -> Claim {
+    let machines = MACHINES.iter().map(|machine| format!("{MACHINE}{machine}"));
+    let resources = PLACES.iter().map(|place| place.namespace().to_string());
+    Claim {
+        namespaces: machines.chain(resources).collect(),
+        tunnels: PLACES.iter().map(Place::tunnel).collect(),
+    }
+}
+
 /// All machines and wires, as steps.
 fn wires() -> Vec<Step> {
     let mut steps = Vec::new();
-    let machines = [
-        "switch", "segment", "node-1", "node-2", "node-3", "router", "provider", "internet",
-    ];
-    for machine in machines {
+    for machine in MACHINES {
         steps.push(Step::AddNamespace {
             namespace: at(machine),
         });
