@@ -2,7 +2,7 @@
 //!
 //! A route that comes is written to the RIB first; one that goes leaves the FIB first. So the
 //! FIB never holds a prefix the RIB does not know, and a writer that dies between the two leaves
-//! something [`Instance::rebuild`] can mend from the RIB alone. A prefix that changes is
+//! something `Instance::rebuild` can mend from the RIB alone. A prefix that changes is
 //! replaced in place: packets meet the old or the new entry, never none.
 
 use std::collections::{BTreeMap, BTreeSet};
