@@ -1,6 +1,7 @@
 //! The kernel's networking: observed and changed through netlink, one object kind a file.
 //! No decisions are made here.
 
+mod address;
 pub mod apply;
 mod error;
 pub mod ethtool;
@@ -8,6 +9,7 @@ mod link;
 mod netlink;
 pub mod netns;
 pub mod observe;
+mod route;
 pub mod snmp;
 mod sysctl;
 

@@ -10,6 +10,7 @@ use crate::dataplane::pin::{Folder, NamespaceId};
 use crate::dataplane::{self, Instance, View};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
+use crate::plan::conflict::{Conflict, conflicts};
 use crate::plan::diff::diff;
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{self, Link, LinkKind, LinkName, Namespace, NamespaceState, State};
@@ -64,6 +65,9 @@ pub enum Error {
         /// Its name.
         name: LinkName,
     },
+    /// What somebody else put on the machine is in the way.
+    #[error("{}", listed(.0))]
+    Conflicts(Vec<Conflict>),
     /// Another instance serves the namespace.
     #[error(
         "the data plane of {namespace} is held by instance {found}; take it off first: \
@@ -75,6 +79,11 @@ pub enum Error {
         /// The instance.
         found: String,
     },
+}
+
+fn listed(conflicts: &[Conflict]) -> String {
+    let lines: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
+    format!("this machine has other plans:\n  {}", lines.join("\n  "))
 }
 
 /// Everything that changes one node.
@@ -119,15 +128,11 @@ impl Reconciler {
         for (namespace, wanted) in &reference.namespaces {
             let paths = wanted.sysctls.keys().cloned().collect();
             query.sysctls.insert(namespace.clone(), paths);
+            let routes = wanted.routes.keys().copied().collect();
+            query.routes.insert(namespace.clone(), routes);
         }
         if let Some(node) = reference.namespaces.get(&Namespace::Node) {
             query.foreign = foreign(node);
-            query.derived = node
-                .addresses
-                .iter()
-                .filter(|address| query.foreign.contains(&address.link))
-                .cloned()
-                .collect();
         }
         let mut state = self.kernel.observe(&query).await?;
         for (namespace, seen) in &mut state.namespaces {
@@ -138,6 +143,10 @@ impl Reconciler {
                     seen.wireguard.insert(name.clone(), device);
                 }
             }
+            // Born and not yet marked: the process that serves it tells whose it is.
+            seen.foreign
+                .links
+                .retain(|name| userspace::find(name).is_none());
             let facts = self.kernel.facts(namespace).await?;
             seen.instance = observe_instance(namespace, &facts)?;
         }
@@ -147,10 +156,15 @@ impl Reconciler {
     /// The steps to the desired state, after checking that they can be taken at all.
     ///
     /// # Errors
-    /// When the machine cannot be read, a key is missing or an interface is not there.
+    /// When the machine cannot be read, a key is missing, an interface is not there, or something
+    /// of somebody else's is in the way.
     pub async fn plan(&mut self, desired: &State) -> Result<Vec<Step>, Error> {
         self.check(desired).await?;
         let observed = self.observe(desired).await?;
+        let conflicts = conflicts(&observed, desired);
+        if !conflicts.is_empty() {
+            return Err(Error::Conflicts(conflicts));
+        }
         Ok(diff(&observed, desired))
     }
 

@@ -77,26 +77,3 @@ fn an_apply_that_fails_half_way_says_so_and_the_next_one_goes_on() {
     lab.assert_settled();
     eventually("traffic flows", Duration::from_secs(10), || reaches(&lab));
 }
-
-#[test]
-fn a_namespace_of_somebody_else_is_not_touched() {
-    let lab = Lab::mesh();
-    let name = lab.resource("gw").to_string();
-    let ip = |arguments: &[&str]| {
-        assert!(
-            std::process::Command::new("ip")
-                .args(arguments)
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    ip(&["netns", "add", &name]);
-    ip(&["-n", &name, "link", "add", "theirs", "type", "bridge"]);
-    let refused = lab.try_netmesh("node-1", &["apply"]);
-    assert_eq!(refused.status.code(), Some(1));
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(stderr.contains("not marked as this node's"), "{stderr}");
-    let _ = lab.netmesh("node-1", &["destroy", "--yes"]);
-    ip(&["-n", &name, "link", "show", "theirs"]);
-}

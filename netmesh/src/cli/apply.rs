@@ -144,7 +144,7 @@ pub(super) async fn destroy(
         let facts = facts(&mut node.reconciler, &others, &node.config).await?;
         keep = desired(&others, &node.config, &facts);
     }
-    let lock = lock(destroy.dry_run)?;
+    let _lock = lock(destroy.dry_run)?;
     let steps = node.reconciler.plan_removal(&node.desired, &keep).await?;
     if destroy.dry_run {
         show(&node, &steps, false, out)?;
@@ -155,11 +155,6 @@ pub(super) async fn destroy(
     }
     execute(&mut node.reconciler, &steps, out).await?;
     node.reconciler.refresh(&keep).await?;
-    if keep == State::default()
-        && let Some(lock) = lock
-    {
-        lock.remove();
-    }
     show(&node, &steps, true, out)?;
     Ok(Exit::Done)
 }
@@ -247,7 +242,10 @@ async fn facts(
 
 /// A plan that cannot be made has changed nothing; what the operator must mend is input.
 fn unplannable(error: Error) -> Failure {
-    let input = matches!(&error, Error::Wireguard(_) | Error::NoInterface { .. });
+    let input = matches!(
+        &error,
+        Error::Wireguard(_) | Error::NoInterface { .. } | Error::Conflicts(_)
+    );
     let mut failure = Failure::failed(error, "nothing was changed");
     if input {
         failure.exit = Exit::Rejected;
@@ -255,17 +253,17 @@ fn unplannable(error: Error) -> Failure {
     failure
 }
 
-/// One writer a node: held until the process ends, however it ends.
+/// One writer a node: held until dropped, or until the process ends, however it ends.
 struct Lock {
     path: std::path::PathBuf,
     _file: std::fs::File,
 }
 
-impl Lock {
+impl Drop for Lock {
     /// Leaves nothing behind: whoever waits for the lock looks again.
-    fn remove(self) {
+    fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
-        // It stays as long as it records a sysctl.
+        // The folder stays as long as it records a sysctl.
         let _ = self.path.parent().map(std::fs::remove_dir);
         let _ = std::fs::remove_dir("/run/netmesh");
     }
@@ -290,7 +288,11 @@ fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
     let path = folder.join("lock");
     loop {
         std::fs::create_dir_all(&folder)?;
-        let file = std::fs::File::create(&path)?;
+        let file = match std::fs::File::create(&path) {
+            // The one before us took the folder with it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file?,
+        };
         file.lock()?;
         // The one before us may have removed it while we waited.
         if std::fs::metadata(&path)

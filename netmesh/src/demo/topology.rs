@@ -444,6 +444,7 @@ fn route(machine: &str, destination: &str, gateway: &str, link: &str) -> Option<
         namespace: at(machine),
         key: RouteKey::new(destination),
         route,
+        old: None,
     })
 }
 

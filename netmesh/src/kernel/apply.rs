@@ -2,24 +2,17 @@
 
 use std::os::fd::AsRawFd as _;
 
-use ipnet::IpNet;
-use netlink_packet_route::address::AddressFlags;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkMessage, MacVlanMode};
 use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourExtFlags, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
-use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope, RouteType};
-use rtnetlink::{
-    AddressMessageBuilder, LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth,
-    RouteMessageBuilder,
-};
+use netlink_packet_route::route::RouteProtocol;
+use rtnetlink::{LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::observe::mark;
+use super::link::UNFINISHED;
+use super::observe::{is_virgin, mark};
 use super::{Error, Kernel, netns, sysctl};
-use crate::plan::state::{
-    Address, Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL, Route,
-    RouteAction, RouteKey,
-};
+use crate::plan::state::{Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL};
 use crate::plan::step::Step;
 
 impl Kernel {
@@ -64,7 +57,8 @@ impl Kernel {
                 namespace,
                 key,
                 route,
-            } => self.put_route(namespace, key, route).await,
+                old,
+            } => self.put_route(namespace, key, route, old.as_ref()).await,
             Step::DeleteRoute {
                 namespace,
                 key,
@@ -91,11 +85,7 @@ impl Kernel {
         let links = self.links(namespace).await?;
         let mark = mark(node)?;
         let marked = links.iter().any(|link| link.alias.as_ref() == Some(&mark));
-        // One that holds nothing and carries no mark is what a crash leaves between two calls.
-        let virgin = links
-            .iter()
-            .all(|link| link.name == "lo" && link.alias.is_none());
-        if !marked && !virgin {
+        if !marked && !is_virgin(&links) {
             return Err(Error::ForeignNamespace {
                 namespace: namespace.clone(),
             });
@@ -139,6 +129,7 @@ impl Kernel {
             } => {
                 let peer_file = netns::open(peer_namespace)?;
                 let peer = LinkUnspec::new_with_name(peer)
+                    .link_group(UNFINISHED)
                     .setns_by_fd(peer_file.as_raw_fd())
                     .build();
                 let message = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(
@@ -206,6 +197,13 @@ impl Kernel {
         if !here {
             let device = self.link(&Namespace::Node, name).await?.ifindex;
             let target = netns::open(namespace)?;
+            // Marked first: wherever a crash leaves it, it is known as one to go back.
+            if let Some(alias) = &link.alias {
+                let marked = LinkUnspec::new_with_index(device)
+                    .alias(alias.clone())
+                    .build();
+                self.change_link(&Namespace::Node, name, marked).await?;
+            }
             let message = LinkUnspec::new_with_index(device)
                 .setns_by_fd(target.as_raw_fd())
                 .build();
@@ -234,9 +232,11 @@ impl Kernel {
         }
         message = match &link.master {
             Some(master) => message.controller(self.link(namespace, master).await?.ifindex),
-            None => message,
+            None => message.nocontroller(),
         };
-        self.change_link(namespace, name, message.build()).await
+        // It has its mark now.
+        self.change_link(namespace, name, message.link_group(0).build())
+            .await
     }
 
     /// Moves a link from the node's namespace into another one.
@@ -270,7 +270,9 @@ impl Kernel {
     /// # Errors
     /// When the kernel has no WireGuard.
     pub async fn add_wireguard(&mut self, name: &str) -> Result<(), Error> {
-        let message = rtnetlink::LinkWireguard::new(name).build();
+        let message = rtnetlink::LinkWireguard::new(name)
+            .link_group(UNFINISHED)
+            .build();
         self.handle(&Namespace::Node)?
             .link()
             .add(message)
@@ -361,132 +363,6 @@ impl Kernel {
             .map_err(|source| refused(format!("link del {name} in {namespace}"), source))
     }
 
-    async fn add_address(&mut self, namespace: &Namespace, address: &Address) -> Result<(), Error> {
-        let index = self.link(namespace, &address.link).await?.ifindex;
-        let handle = self.handle(namespace)?;
-        let mut request = handle
-            .address()
-            .add(index, address.address.addr(), address.address.prefix_len())
-            .replace();
-        if let IpNet::V6(_) = address.address {
-            // No duplicate detection: the address is derived, and must work at once.
-            let flags = AddressFlags::Nodad;
-            request.message_mut().header.flags =
-                netlink_packet_route::address::AddressHeaderFlags::Nodad;
-            request.message_mut().attributes.push(
-                netlink_packet_route::address::AddressAttribute::Flags(flags),
-            );
-        }
-        request.execute().await.map_err(|source| {
-            refused(
-                format!(
-                    "addr add {} dev {} in {namespace}",
-                    address.address, address.link
-                ),
-                source,
-            )
-        })
-    }
-
-    async fn delete_address(
-        &mut self,
-        namespace: &Namespace,
-        address: &Address,
-    ) -> Result<(), Error> {
-        let index = self.link(namespace, &address.link).await?.ifindex;
-        let message = match address.address {
-            IpNet::V6(net) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
-                .index(index)
-                .address(net.addr(), net.prefix_len())
-                .build(),
-            IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-                .index(index)
-                .address(net.addr(), net.prefix_len())
-                .build(),
-        };
-        let result = self
-            .handle(namespace)?
-            .address()
-            .del(message)
-            .execute()
-            .await;
-        gone_is_fine(result, libc::EADDRNOTAVAIL).map_err(|source| {
-            refused(
-                format!(
-                    "addr del {} dev {} in {namespace}",
-                    address.address, address.link
-                ),
-                source,
-            )
-        })
-    }
-
-    async fn put_route(
-        &mut self,
-        namespace: &Namespace,
-        key: &RouteKey,
-        route: &Route,
-    ) -> Result<(), Error> {
-        let message = self.route_message(namespace, key, route).await?;
-        self.handle(namespace)?
-            .route()
-            .add(message)
-            .replace()
-            .execute()
-            .await
-            .map_err(|source| refused(format!("route replace {key} in {namespace}"), source))
-    }
-
-    async fn delete_route(
-        &mut self,
-        namespace: &Namespace,
-        key: &RouteKey,
-        route: &Route,
-    ) -> Result<(), Error> {
-        let message = self.route_message(namespace, key, route).await?;
-        let result = self.handle(namespace)?.route().del(message).execute().await;
-        gone_is_fine(result, libc::ESRCH)
-            .map_err(|source| refused(format!("route del {key} in {namespace}"), source))
-    }
-
-    async fn route_message(
-        &mut self,
-        namespace: &Namespace,
-        key: &RouteKey,
-        route: &Route,
-    ) -> Result<RouteMessage, Error> {
-        let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
-        let invalid = |_| Error::NotOurs(format!("route {key}: mixed address families"));
-        let mut message = RouteMessageBuilder::<std::net::IpAddr>::new()
-            .destination_prefix(key.destination.addr(), key.destination.prefix_len())
-            .map_err(invalid)?
-            .protocol(protocol);
-        if let Some(metric) = key.metric {
-            message = message.priority(metric);
-        }
-        if let Some(source) = route.source {
-            message = message.pref_source(source).map_err(invalid)?;
-        }
-        message = match &route.action {
-            RouteAction::Via { gateway, link } => {
-                let index = self.link(namespace, link).await?.ifindex;
-                message = message.output_interface(index);
-                match gateway {
-                    // On-link whatever the addresses say: the mesh's next hops are derived.
-                    Some(gateway) => message.gateway(*gateway).map_err(invalid)?.onlink(),
-                    None => message.scope(match key.destination {
-                        IpNet::V4(_) => RouteScope::Link,
-                        IpNet::V6(_) => RouteScope::Universe,
-                    }),
-                }
-            }
-            RouteAction::Unreachable => message.kind(RouteType::Unreachable),
-            RouteAction::Prohibit => message.kind(RouteType::Prohibit),
-            RouteAction::Blackhole => message.kind(RouteType::BlackHole),
-        };
-        Ok(message.build())
-    }
-
     /// `NTF_MANAGED`: the kernel resolves the neighbour at once and keeps it resolved.
     async fn add_neighbour(
         &mut self,
@@ -501,10 +377,10 @@ impl Kernel {
             .replace()
             .state(NeighbourState::None)
             .flags(NeighbourFlags::ExtLearned);
-        request
-            .message_mut()
-            .attributes
-            .push(NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed));
+        request.message_mut().attributes.extend([
+            NeighbourAttribute::ExtFlags(NeighbourExtFlags::Managed),
+            NeighbourAttribute::Protocol(RouteProtocol::from(ROUTE_PROTOCOL)),
+        ]);
         request.execute().await.map_err(|source| {
             refused(
                 format!(
@@ -521,7 +397,9 @@ impl Kernel {
         namespace: &Namespace,
         neighbour: &Neighbour,
     ) -> Result<(), Error> {
-        let index = self.link(namespace, &neighbour.link).await?.ifindex;
+        let Some(index) = self.index_if_there(namespace, &neighbour.link).await? else {
+            return Ok(());
+        };
         let mut message = NeighbourMessage::default();
         message.header.ifindex = index;
         message.header.family = match neighbour.address {
@@ -549,12 +427,15 @@ impl Kernel {
     }
 }
 
-fn refused(what: String, source: rtnetlink::Error) -> Error {
+pub(super) fn refused(what: String, source: rtnetlink::Error) -> Error {
     Error::Refused { what, source }
 }
 
 /// What is gone already needs no removing.
-fn gone_is_fine(result: Result<(), rtnetlink::Error>, errno: i32) -> Result<(), rtnetlink::Error> {
+pub(super) fn gone_is_fine(
+    result: Result<(), rtnetlink::Error>,
+    errno: i32,
+) -> Result<(), rtnetlink::Error> {
     match result {
         Err(rtnetlink::Error::NetlinkError(message))
             if message.raw_code().unsigned_abs() as i32 == errno =>

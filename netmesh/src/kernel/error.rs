@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use netlink_packet_core::NlasIterator;
 use thiserror::Error;
 
 use crate::plan::state::Namespace;
@@ -11,12 +12,30 @@ use crate::plan::state::Namespace;
 #[derive(Debug, Error)]
 pub enum Error {
     /// A netlink request was refused.
-    #[error("the kernel refused: {what}{}", remedy(.source))]
+    #[error("the kernel refused: {what}{}{}", said(.source), remedy(.source))]
     Refused {
         /// The request, in words.
         what: String,
         /// The cause.
         source: rtnetlink::Error,
+    },
+    /// A dump the kernel gave up.
+    #[error("the kernel could not list the {what} in {namespace}")]
+    Dump {
+        /// Which table.
+        what: &'static str,
+        /// Where.
+        namespace: Namespace,
+        /// The cause.
+        source: nix::Error,
+    },
+    /// A dump that ended before its end.
+    #[error("the kernel's list of {what} in {namespace} was cut short; try again")]
+    Cut {
+        /// Which table.
+        what: &'static str,
+        /// Where.
+        namespace: Namespace,
     },
     /// A dump kept changing under us.
     #[error("the kernel's {what} in {namespace} kept changing while they were read; try again")]
@@ -91,6 +110,27 @@ pub enum Error {
     /// A thread that ended without an answer.
     #[error("a thread in {0} ended without an answer")]
     Thread(Namespace),
+}
+
+/// Length of `struct nlmsghdr`: all that comes back of our request (`NETLINK_CAP_ACK`).
+const HEADER: usize = 16;
+/// include/uapi/linux/netlink.h.
+const NLMSGERR_ATTR_MSG: u16 = 1;
+
+/// The kernel's own words (extended ACK), if it has any.
+fn said(error: &rtnetlink::Error) -> String {
+    let rtnetlink::Error::NetlinkError(message) = error else {
+        return String::new();
+    };
+    let attributes = message.header.get(HEADER..).unwrap_or_default();
+    NlasIterator::new(attributes)
+        .map_while(Result::ok)
+        .find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)
+        .map(|attribute| {
+            let text = String::from_utf8_lossy(attribute.value());
+            format!(": {}", text.trim_end_matches('\0'))
+        })
+        .unwrap_or_default()
 }
 
 /// What the errno means to an operator.

@@ -20,7 +20,13 @@ pub(super) struct RawLink {
     /// Link-layer address, only where frames have a link-layer header.
     pub(super) mac: Option<[u8; 6]>,
     pub(super) up: bool,
+    /// Device group; [`UNFINISHED`] on a link of ours that has no alias yet.
+    pub(super) group: u32,
 }
+
+/// The group that a link is born into (`IFLA_GROUP`) and leaves when its alias is set: an alias
+/// cannot be given at birth, and what a crash leaves in between must be known as ours.
+pub(super) const UNFINISHED: u32 = 0x6e6d_6110;
 
 impl Kernel {
     /// Every link of a namespace.
@@ -34,6 +40,19 @@ impl Kernel {
                 _ => None,
             })
             .collect())
+    }
+
+    /// The index of a link; `None` when it is gone.
+    pub(super) async fn index_if_there(
+        &mut self,
+        namespace: &Namespace,
+        name: &str,
+    ) -> Result<Option<u32>, Error> {
+        let links = self.links(namespace).await?;
+        Ok(links
+            .iter()
+            .find(|link| link.name == name)
+            .map(|link| link.ifindex))
     }
 
     /// One link by name.
@@ -80,6 +99,7 @@ fn parse(message: LinkMessage) -> RawLink {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::IfAlias(alias) if !alias.is_empty() => link.alias = Some(alias),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.try_into().ok(),

@@ -7,6 +7,7 @@ use futures_util::StreamExt as _;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
+use rtnetlink::sys::AsyncSocket as _;
 
 use super::{Error, netns};
 use crate::plan::state::Namespace;
@@ -39,9 +40,16 @@ impl Kernel {
         let runtime = tokio::runtime::Handle::current();
         let opened = netns::run_in(namespace, || {
             let _guard = runtime.enter();
-            rtnetlink::new_connection()
+            let (mut connection, handle, _) = rtnetlink::new_connection()?;
+            // A dump is whole when its end was seen, and may be marked as overtaken only there.
+            connection.set_forward_done(true);
+            let socket = connection.socket_mut().socket_mut();
+            // The kernel says why it refuses; our request need not come back with it.
+            socket.set_ext_ack(true)?;
+            socket.set_cap_ack(true)?;
+            Ok::<_, std::io::Error>((connection, handle))
         })?;
-        let (connection, handle, _) = opened.map_err(|source| Error::File {
+        let (connection, handle) = opened.map_err(|source| Error::File {
             action: "cannot open a netlink socket in",
             path: netns::path(namespace),
             source,
@@ -74,18 +82,35 @@ impl Kernel {
             let mut answers = handle.request(message).map_err(refused)?;
             let mut found = Vec::new();
             let mut interrupted = false;
+            let mut whole = false;
             while let Some(answer) = answers.next().await {
                 interrupted |= answer.header.flags & DUMP_INTERRUPTED != 0;
                 match answer.payload {
                     NetlinkPayload::InnerMessage(inner) => found.push(inner),
+                    NetlinkPayload::Done(done) if done.code == 0 => whole = true,
+                    NetlinkPayload::Done(done) => {
+                        return Err(Error::Dump {
+                            what,
+                            namespace: namespace.clone(),
+                            source: nix::Error::from_raw(done.code.saturating_abs()),
+                        });
+                    }
                     NetlinkPayload::Error(error) if error.code.is_some() => {
                         return Err(refused(rtnetlink::Error::NetlinkError(error)));
                     }
+                    // Messages were lost: the socket's buffer ran over.
+                    NetlinkPayload::Overrun(_) => interrupted = true,
                     _ => {}
                 }
             }
-            if !interrupted {
+            if whole && !interrupted {
                 return Ok(found);
+            }
+            if !whole && !interrupted {
+                return Err(Error::Cut {
+                    what,
+                    namespace: namespace.clone(),
+                });
             }
             tokio::time::sleep(Duration::from_millis(u64::from(attempt.min(10)))).await;
         }

@@ -6,16 +6,17 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::neighbour::{
-    NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::link::RawLink;
+use super::link::{RawLink, UNFINISHED};
 use super::{Error, Kernel, netns, sysctl};
 use crate::plan::facts::{Device, NamespaceFacts};
+use crate::plan::foreign::ForeignRoute;
 use crate::plan::state::{
     ALIAS_PREFIX, Address, Link, LinkKind, LinkName, MOVED_SUFFIX, Namespace, NamespaceState,
     Neighbour, ROUTE_PROTOCOL, Route, RouteAction, RouteKey, State,
@@ -33,8 +34,8 @@ pub struct Query {
     pub sysctls: BTreeMap<Namespace, BTreeSet<String>>,
     /// Foreign links of the node's namespace that the plan relies on.
     pub foreign: BTreeSet<LinkName>,
-    /// Addresses on those links that are ours by derivation.
-    pub derived: BTreeSet<Address>,
+    /// Keys of the routes the plan wants, by namespace.
+    pub routes: BTreeMap<Namespace, BTreeSet<RouteKey>>,
     /// Prefix of the names of namespaces we make.
     pub namespace_prefix: String,
 }
@@ -56,6 +57,7 @@ impl Kernel {
     /// # Errors
     /// When the kernel cannot be read.
     pub async fn observe(&mut self, query: &Query) -> Result<State, Error> {
+        let mut state = State::default();
         let mut raw = BTreeMap::new();
         raw.insert(Namespace::Node, self.links(&Namespace::Node).await?);
         let mark = mark(&query.node)?;
@@ -75,9 +77,10 @@ impl Kernel {
                 .any(|link| link.name == "lo" && link.alias.as_ref() == Some(&mark))
             {
                 raw.insert(namespace, links);
+            } else if !is_virgin(&links) {
+                state.foreign_namespaces.insert(name);
             }
         }
-        let mut state = State::default();
         for (namespace, links) in &raw {
             let seen = self.observe_one(namespace, links, &raw, query).await?;
             state.namespaces.insert(namespace.clone(), seen);
@@ -103,6 +106,9 @@ impl Kernel {
                 .as_ref()
                 .is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
             let foreign = *namespace == Namespace::Node && query.foreign.contains(&link.name);
+            if !ours && link.name != "lo" && link.group != UNFINISHED {
+                state.foreign.links.insert(link.name.clone());
+            }
             if link.name == "lo" || !(ours || foreign) {
                 continue;
             }
@@ -124,9 +130,12 @@ impl Kernel {
                 },
             );
         }
-        state.addresses = self.our_addresses(namespace, &names, &state, query).await?;
-        state.routes = self.our_routes(namespace, &names).await?;
-        state.neighbours = self.managed(namespace, &names).await?;
+        self.observe_addresses(namespace, &names, &mut state)
+            .await?;
+        self.observe_routes(namespace, &names, query, &mut state)
+            .await?;
+        self.observe_neighbours(namespace, &names, &mut state)
+            .await?;
         let mut paths = query.sysctls.get(namespace).cloned().unwrap_or_default();
         if *namespace == Namespace::Node {
             // Those we changed earlier, also when nothing asks for them any more.
@@ -140,14 +149,12 @@ impl Kernel {
         Ok(state)
     }
 
-    async fn our_addresses(
+    async fn observe_addresses(
         &mut self,
         namespace: &Namespace,
         names: &BTreeMap<u32, &str>,
-        state: &NamespaceState,
-        query: &Query,
-    ) -> Result<BTreeSet<Address>, Error> {
-        let mut found = BTreeSet::new();
+        state: &mut NamespaceState,
+    ) -> Result<(), Error> {
         for address in self.raw_addresses(namespace).await? {
             let Some(link) = names.get(&address.ifindex) else {
                 continue;
@@ -156,65 +163,96 @@ impl Kernel {
                 link: (*link).to_owned(),
                 address: address.net,
             };
-            let ours = match state.links.get(*link).map(|link| &link.kind) {
-                Some(LinkKind::Foreign) => query.derived.contains(&candidate),
+            match state.links.get(*link).map(|link| &link.kind) {
+                Some(LinkKind::Foreign) if !address.ours => {
+                    state.foreign.addresses.insert(candidate);
+                }
                 // A link-local that the kernel made up by itself was not added without DAD.
-                Some(_) => !address.link_local || address.nodad,
-                None => false,
-            };
-            if ours {
-                found.insert(candidate);
+                Some(_) if !address.link_local || address.nodad => {
+                    state.addresses.insert(candidate);
+                }
+                _ => {}
             }
         }
-        Ok(found)
+        Ok(())
     }
 
-    async fn our_routes(
+    async fn observe_routes(
         &mut self,
         namespace: &Namespace,
         names: &BTreeMap<u32, &str>,
-    ) -> Result<BTreeMap<RouteKey, Route>, Error> {
-        let mut found = BTreeMap::new();
+        query: &Query,
+        state: &mut NamespaceState,
+    ) -> Result<(), Error> {
+        let nothing = BTreeSet::new();
+        let wanted = query.routes.get(namespace).unwrap_or(&nothing);
         for family in [AddressFamily::Inet6, AddressFamily::Inet] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
             let request = RouteNetlinkMessage::GetRoute(request);
             for answer in self.dump(namespace, "routes", request).await? {
-                if let RouteNetlinkMessage::NewRoute(message) = answer
-                    && message.header.protocol == RouteProtocol::from(ROUTE_PROTOCOL)
-                    && message.header.table == RouteHeader::RT_TABLE_MAIN
-                    && let Some((key, route)) = parse_route(&message, names)
-                {
-                    found.insert(key, route);
+                let RouteNetlinkMessage::NewRoute(message) = answer else {
+                    continue;
+                };
+                if message.header.table != RouteHeader::RT_TABLE_MAIN {
+                    continue;
+                }
+                let Some(found) = parse_route(&message, names) else {
+                    continue;
+                };
+                if found.protocol == ROUTE_PROTOCOL {
+                    if let Some(route) = found.route {
+                        state.routes.insert(found.key, route);
+                    }
+                } else if wanted.contains(&found.key) || found.is_advertised_default() {
+                    let foreign = ForeignRoute {
+                        protocol: found.protocol,
+                        route: found.route,
+                        link: found.link,
+                    };
+                    let same = state.foreign.routes.entry(found.key).or_default();
+                    same.push(foreign);
                 }
             }
         }
-        Ok(found)
+        let advertised = state.foreign.routes.values().flatten();
+        for link in advertised.filter_map(|route| route.link.clone().filter(|_| route.advertised()))
+        {
+            let path = format!("net/ipv6/conf/{link}/accept_ra");
+            if sysctl::read(namespace, &path)?.as_deref() == Some("2") {
+                state.foreign.hears_advertisements.insert(link);
+            }
+        }
+        Ok(())
     }
 
-    async fn managed(
+    async fn observe_neighbours(
         &mut self,
         namespace: &Namespace,
         names: &BTreeMap<u32, &str>,
-    ) -> Result<BTreeSet<Neighbour>, Error> {
-        let mut found = BTreeSet::new();
+        state: &mut NamespaceState,
+    ) -> Result<(), Error> {
         for message in self.raw_neighbours(namespace).await? {
-            let managed = message.attributes.iter().any(|attribute| {
-                matches!(attribute, NeighbourAttribute::ExtFlags(flags)
-                    if flags.contains(NeighbourExtFlags::Managed))
+            let (Some(address), Some(link)) =
+                (destination(&message), names.get(&message.header.ifindex))
+            else {
+                continue;
+            };
+            let ours = message.attributes.iter().any(|attribute| {
+                matches!(attribute, NeighbourAttribute::Protocol(protocol)
+                    if *protocol == RouteProtocol::from(ROUTE_PROTOCOL))
             });
-            if let (true, Some(address), Some(link)) = (
-                managed,
-                destination(&message),
-                names.get(&message.header.ifindex),
-            ) {
-                found.insert(Neighbour {
-                    link: (*link).to_owned(),
-                    address,
-                });
+            let neighbour = Neighbour {
+                link: (*link).to_owned(),
+                address,
+            };
+            if ours {
+                state.neighbours.insert(neighbour);
+            } else if message.header.state == NeighbourState::Permanent {
+                state.foreign.neighbours.insert(neighbour);
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Devices, usable neighbours and addresses of a namespace.
@@ -299,17 +337,43 @@ struct RawAddress {
     net: IpNet,
     link_local: bool,
     nodad: bool,
+    /// Put there by us (`IFA_PROTO`, Linux 5.18).
+    ours: bool,
+}
+
+/// A route of the main table, whoever put it there.
+struct RawRoute {
+    key: RouteKey,
+    protocol: u8,
+    /// `None` for what no route of ours does.
+    route: Option<Route>,
+    link: Option<LinkName>,
+}
+
+impl RawRoute {
+    fn is_advertised_default(&self) -> bool {
+        self.protocol == u8::from(RouteProtocol::Ra) && self.key.destination.prefix_len() == 0
+    }
+}
+
+/// Nothing but an unmarked loopback: what a crash leaves of a namespace in the making.
+pub(super) fn is_virgin(links: &[RawLink]) -> bool {
+    links
+        .iter()
+        .all(|link| link.name == "lo" && link.alias.is_none())
 }
 
 fn parse_address(message: &AddressMessage) -> Option<RawAddress> {
     let mut address = None;
     let mut local = None;
     let mut flags = AddressFlags::empty();
+    let mut ours = false;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Address(found) => address = Some(*found),
             AddressAttribute::Local(found) => local = Some(*found),
             AddressAttribute::Flags(found) => flags = *found,
+            AddressAttribute::Protocol(protocol) => ours = u8::from(*protocol) == ROUTE_PROTOCOL,
             _ => {}
         }
     }
@@ -320,10 +384,11 @@ fn parse_address(message: &AddressMessage) -> Option<RawAddress> {
         net: IpNet::new(address, message.header.prefix_len).ok()?,
         link_local: matches!(address, IpAddr::V6(a) if a.segments()[0] & 0xffc0 == 0xfe80),
         nodad: flags.contains(AddressFlags::Nodad),
+        ours,
     })
 }
 
-fn parse_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<(RouteKey, Route)> {
+fn parse_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<RawRoute> {
     let mut destination = None;
     let mut gateway = None;
     let mut link = None;
@@ -348,23 +413,22 @@ fn parse_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<(R
     let length = message.header.destination_prefix_length;
     let destination = IpNet::new(destination.unwrap_or(unspecified), length).ok()?;
     let action = match message.header.kind {
-        RouteType::Unicast => RouteAction::Via {
-            gateway,
-            link: link?,
-        },
-        RouteType::Unreachable => RouteAction::Unreachable,
-        RouteType::Prohibit => RouteAction::Prohibit,
-        RouteType::BlackHole => RouteAction::Blackhole,
-        _ => return None,
+        RouteType::Unicast => link.clone().map(|link| RouteAction::Via { gateway, link }),
+        RouteType::Unreachable => Some(RouteAction::Unreachable),
+        RouteType::Prohibit => Some(RouteAction::Prohibit),
+        RouteType::BlackHole => Some(RouteAction::Blackhole),
+        _ => None,
     };
     let metric = metric.filter(|metric| !v6 || *metric != DEFAULT_METRIC_V6);
-    Some((
-        RouteKey {
+    Some(RawRoute {
+        key: RouteKey {
             destination,
             metric,
         },
-        Route { action, source },
-    ))
+        protocol: message.header.protocol.into(),
+        route: action.map(|action| Route { action, source }),
+        link,
+    })
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

@@ -17,8 +17,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::{
-    Instance, Link, LinkKind, LinkName, Namespace, NamespaceState, State, WireguardDevice,
-    WireguardPeer,
+    Instance, Link, LinkKind, LinkName, Namespace, NamespaceState, Route, RouteAction, State,
+    WireguardDevice, WireguardPeer,
 };
 use super::step::Step;
 
@@ -296,7 +296,10 @@ fn same_settings(seen: &Link, want: &Link) -> bool {
 
 fn add_addresses(pair: &Pair<'_>, steps: &mut Vec<Step>) {
     for address in &pair.want.addresses {
-        if !pair.seen.addresses.contains(address) || pair.link_goes(&address.link) {
+        // What somebody else has put there already serves as well, and stays when we go.
+        let there =
+            pair.seen.addresses.contains(address) || pair.seen.foreign.addresses.contains(address);
+        if !there || pair.link_goes(&address.link) {
             steps.push(Step::AddAddress {
                 namespace: pair.namespace(),
                 address: address.clone(),
@@ -378,27 +381,30 @@ fn delete_peers(pair: &Pair<'_>, steps: &mut Vec<Step>) {
 
 fn put_routes(pair: &Pair<'_>, steps: &mut Vec<Step>) {
     // A link that is made again takes its routes with it.
-    let lost = |link: &LinkName| pair.link_goes(link);
+    let lost = |route: &Route| match &route.action {
+        RouteAction::Via { link, .. } => pair.link_goes(link),
+        RouteAction::Unreachable | RouteAction::Prohibit | RouteAction::Blackhole => false,
+    };
     for (key, route) in &pair.want.routes {
-        let gone = match &route.action {
-            super::state::RouteAction::Via { link, .. } => lost(link),
-            super::state::RouteAction::Unreachable
-            | super::state::RouteAction::Prohibit
-            | super::state::RouteAction::Blackhole => false,
-        };
-        if gone || pair.seen.routes.get(key) != Some(route) {
-            steps.push(Step::PutRoute {
-                namespace: pair.namespace(),
-                key: *key,
-                route: route.clone(),
-            });
+        let old = pair.seen.routes.get(key).filter(|old| !lost(old));
+        if old == Some(route) || old.is_none() && pair.seen.foreign.serves(key, route) {
+            continue;
         }
+        steps.push(Step::PutRoute {
+            namespace: pair.namespace(),
+            key: *key,
+            route: route.clone(),
+            old: old.cloned(),
+        });
     }
 }
 
 fn add_neighbours(pair: &Pair<'_>, steps: &mut Vec<Step>) {
     for neighbour in &pair.want.neighbours {
-        if !pair.seen.neighbours.contains(neighbour) || pair.link_goes(&neighbour.link) {
+        // One that somebody entered for good needs no resolving.
+        let there = pair.seen.neighbours.contains(neighbour)
+            || pair.seen.foreign.neighbours.contains(neighbour);
+        if !there || pair.link_goes(&neighbour.link) {
             steps.push(Step::AddNeighbour {
                 namespace: pair.namespace(),
                 neighbour: neighbour.clone(),

@@ -11,6 +11,8 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::foreign::Foreign;
+
 /// Our own routing protocol number (`rtm_protocol`), set on every route we own.
 pub const ROUTE_PROTOCOL: u8 = 110;
 
@@ -26,6 +28,9 @@ pub const MOVED_SUFFIX: &str = " moved";
 pub struct State {
     /// Every namespace that holds something of ours.
     pub namespaces: BTreeMap<Namespace, NamespaceState>,
+    /// Names of namespaces that look like ours and are somebody else's. Observed only.
+    #[serde(skip)]
+    pub foreign_namespaces: BTreeSet<String>,
 }
 
 /// A network namespace, seen from the node.
@@ -57,6 +62,9 @@ pub struct NamespaceState {
     pub wireguard: BTreeMap<LinkName, WireguardDevice>,
     /// The data plane instance of this namespace.
     pub instance: Option<Instance>,
+    /// What is not ours and could be in the way. Observed only.
+    #[serde(skip)]
+    pub foreign: Foreign,
 }
 
 /// One interface.

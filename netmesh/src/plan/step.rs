@@ -67,6 +67,8 @@ pub enum Step {
         namespace: Namespace,
         key: RouteKey,
         route: Route,
+        /// Ours that it replaces; without one, nothing may be there.
+        old: Option<Route>,
     },
     /// Remove a route.
     DeleteRoute {
@@ -215,8 +217,11 @@ impl fmt::Display for Step {
             Self::DeleteAddress { address, .. } => {
                 write!(f, "addr del {} dev {}", address.address, address.link)
             }
-            Self::PutRoute { key, route, .. } => {
-                write!(f, "route replace {}", RouteText(key, route))
+            Self::PutRoute {
+                key, route, old, ..
+            } => {
+                let verb = if old.is_some() { "replace" } else { "add" };
+                write!(f, "route {verb} {}", RouteText(key, route))
             }
             Self::DeleteRoute { key, route, .. } => {
                 write!(f, "route del {}", RouteText(key, route))
