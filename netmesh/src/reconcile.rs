@@ -349,7 +349,7 @@ impl Reconciler {
             if !self.kernel.has_link(&Namespace::Node, name).await? {
                 self.make_wireguard(name).await?;
             }
-            self.kernel.set_link(&Namespace::Node, name, link).await?;
+            self.kernel.mark_link(name, link).await?;
             self.kernel.move_link(name, namespace).await?;
             self.kernel.forbid_own_address(namespace, name)?;
         }

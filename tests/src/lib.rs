@@ -494,11 +494,21 @@ impl OutputText for Output {
     }
 }
 
+/// How much longer than on a machine of its own everything may take: `NETMESH_TEST_PATIENCE`.
+#[must_use]
+pub fn slowness() -> u32 {
+    std::env::var("NETMESH_TEST_PATIENCE")
+        .ok()
+        .and_then(|factor| factor.parse().ok())
+        .unwrap_or(1)
+}
+
 /// Waits for a condition.
 ///
 /// # Panics
 /// When it does not come true in time.
 pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
+    let patience = patience * slowness();
     let deadline = Instant::now() + patience;
     while !condition() {
         assert!(

@@ -10,8 +10,10 @@ mod run;
 mod setup;
 mod sweep;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -50,6 +52,18 @@ enum Command {
         #[arg(long)]
         stats: bool,
     },
+    /// Run the demo and the tests on a distribution's kernel, in a virtual machine.
+    Vm {
+        /// Which kernel; both when none is named.
+        #[arg(long, value_enum)]
+        kernel: Vec<vm::Kernel>,
+        /// The machine is killed after this many minutes.
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// Only tests whose name contains one of these; `demo` is the demo.
+        #[arg(last = true)]
+        tests: Vec<String>,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -61,6 +75,18 @@ fn main() -> ExitCode {
         Command::Demo { arguments } => demo::run(&arguments),
         Command::Test { filter } => test::run(filter.as_deref()),
         Command::Lint { stats } => lint::run(stats),
+        Command::Vm {
+            kernel,
+            minutes,
+            tests,
+        } => vm::run(&vm::Options {
+            kernels: match kernel.is_empty() {
+                true => vm::Kernel::ALL.to_vec(),
+                false => kernel,
+            },
+            tests,
+            limit: Duration::from_secs(minutes * 60),
+        }),
         Command::Sweep => {
             sweep::run();
             Ok(())

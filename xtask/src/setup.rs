@@ -5,7 +5,7 @@
 //! can be had is a candidate; the first one for which a linker can be had, too, is taken.
 
 mod linker;
-mod packages;
+pub(crate) mod packages;
 mod toolchain;
 
 use std::fs;

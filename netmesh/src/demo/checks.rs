@@ -215,17 +215,24 @@ fn forbidden<W: Write>(lab: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<
         (&PLACES[1], foreign, "a foreign"),
         (&PLACES[0], foreign, "a foreign"),
     ] {
-        let before = (dropped(lab)?, received_at_exit(lab, place)?);
+        let before = (dropped(lab)?, at_exit(lab, place)?);
         let watch = Watch::open(&machine("internet"), source)?;
         for _ in 0..SPOOFED {
             spoof(&place.namespace(), source, host)?;
         }
         let seen = watch.count(Duration::from_millis(300))?;
         let drops = dropped(lab)? - before.0;
-        let bytes = received_at_exit(lab, place)? - before.1;
+        let after = at_exit(lab, place)?;
+        let (bytes, refused) = (
+            after.bytes - before.1.bytes,
+            after.refused - before.1.refused,
+        );
         let (stopped, detail) = if place.exit {
             let detail = format!("the router counted {drops} drops");
             (drops == SPOOFED, detail)
+        } else if refused > 0 {
+            let detail = format!("the exit's WireGuard refused {refused}");
+            (drops == 0 && refused == SPOOFED, detail)
         } else {
             let detail = format!("the exit's WireGuard took in {bytes} bytes, passed on none");
             (drops == 0 && bytes >= SPOOFED * SPOOFED_BYTES, detail)
@@ -250,16 +257,29 @@ fn forbidden<W: Write>(lab: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<
     Ok(())
 }
 
-/// Bytes that the WireGuard device of alice's exit has taken in from a member.
-fn received_at_exit(lab: &Lab, member: &Place) -> anyhow::Result<u64> {
+/// What the WireGuard device of alice's exit has seen of a member. The kernel's counts what it
+/// refuses as errors of the device, the embedded one as bytes of the peer.
+struct AtExit {
+    bytes: u64,
+    refused: u64,
+}
+
+fn at_exit(lab: &Lab, member: &Place) -> anyhow::Result<AtExit> {
     let document = json(lab, "nmd-node-1", &["status"])?;
     let tunnels = document["tunnels"].as_array().context("no tunnels")?;
-    let exit = PLACES[0].namespace().to_string();
-    Ok(tunnels
+    let exit = PLACES[0].namespace();
+    let name = exit.to_string();
+    let row = tunnels
         .iter()
-        .filter(|row| row["namespace"] == exit && row["peer"] == member.label())
-        .filter_map(|row| row["received_bytes"].as_u64())
-        .sum())
+        .find(|row| row["namespace"] == name && row["peer"] == member.label())
+        .context("the exit has no tunnel to it")?;
+    let device = row["interface"]
+        .as_str()
+        .context("a tunnel without interface")?;
+    Ok(AtExit {
+        bytes: row["received_bytes"].as_u64().unwrap_or(0),
+        refused: snmp::receive_errors(&exit, device)?,
+    })
 }
 
 /// Packets the router dropped for their source.

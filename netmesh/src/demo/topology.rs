@@ -395,6 +395,7 @@ fn bridge(machine: &str, name: &str) -> Step {
         alias: None,
         mtu: None,
         master: None,
+        up: true,
     };
     Step::AddLink {
         namespace: at(machine),
@@ -415,6 +416,7 @@ fn wire(one: End<'_>, two: End<'_>) -> [Step; 2] {
         alias: None,
         mtu: None,
         master: master.map(ToOwned::to_owned),
+        up: true,
     };
     [
         Step::AddLink {

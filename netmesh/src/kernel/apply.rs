@@ -198,12 +198,7 @@ impl Kernel {
             let device = self.link(&Namespace::Node, name).await?.ifindex;
             let target = netns::open(namespace)?;
             // Marked first: wherever a crash leaves it, it is known as one to go back.
-            if let Some(alias) = &link.alias {
-                let marked = LinkUnspec::new_with_index(device)
-                    .alias(alias.clone())
-                    .build();
-                self.change_link(&Namespace::Node, name, marked).await?;
-            }
+            self.mark_link(name, link).await?;
             let message = LinkUnspec::new_with_index(device)
                 .setns_by_fd(target.as_raw_fd())
                 .build();
@@ -237,6 +232,20 @@ impl Kernel {
         // It has its mark now.
         self.change_link(namespace, name, message.link_group(0).build())
             .await
+    }
+
+    /// Puts our mark on a link of the node's that is to be moved. It stays down: a kernel
+    /// WireGuard device that comes up turns off redirects in the namespace it is in (`wg_open`).
+    ///
+    /// # Errors
+    /// When the link is not there or the kernel refuses.
+    pub async fn mark_link(&mut self, name: &str, link: &Link) -> Result<(), Error> {
+        let index = self.link(&Namespace::Node, name).await?.ifindex;
+        let message = LinkUnspec::new_with_index(index)
+            .alias(link.alias.clone().unwrap_or_default())
+            .link_group(0)
+            .build();
+        self.change_link(&Namespace::Node, name, message).await
     }
 
     /// Moves a link from the node's namespace into another one.

@@ -127,6 +127,7 @@ impl Kernel {
                         .and_then(|master| names.get(&master))
                         .filter(|_| ours)
                         .map(|name| (*name).to_owned()),
+                    up: link.up,
                 },
             );
         }

@@ -1,4 +1,4 @@
-//! The kernel's own forwarding counters of a namespace.
+//! The kernel's own counters of a namespace: what it forwarded, what a device refused.
 
 use std::fs;
 
@@ -46,4 +46,25 @@ pub fn forwarded(namespace: &Namespace) -> Result<KernelForwarded, Error> {
         _ => 0,
     };
     Ok(KernelForwarded { ipv6, ipv4 })
+}
+
+/// Packets that a device received and could not use (`rx_errors`, `/proc/net/dev`). The kernel's
+/// WireGuard counts here what a peer sent from an address that is not its own.
+///
+/// # Errors
+/// When the namespace is not there. A device that is not there has refused nothing.
+pub fn receive_errors(namespace: &Namespace, link: &str) -> Result<u64, Error> {
+    let file = "/proc/thread-self/net/dev";
+    let text =
+        netns::run_in(namespace, || fs::read_to_string(file))?.map_err(|source| Error::File {
+            action: "cannot read",
+            path: file.into(),
+            source,
+        })?;
+    // Received bytes, packets, errors; the name ends in a colon.
+    Ok(text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix(link)?.strip_prefix(':'))
+        .find_map(|values| values.split_whitespace().nth(2)?.parse().ok())
+        .unwrap_or(0))
 }

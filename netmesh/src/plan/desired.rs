@@ -63,6 +63,7 @@ fn host(
             alias: alias.clone(),
             mtu: None,
             master: None,
+            up: true,
         },
     );
     nr.links.insert(
@@ -72,6 +73,7 @@ fn host(
             alias: alias.clone(),
             mtu: Some(u32::from(resource.mtu())),
             master: None,
+            up: true,
         },
     );
     add_address(nr, &derived.bridge, derived.bridge_v6);
@@ -206,6 +208,7 @@ fn exit_port(
                     alias: alias.clone(),
                     mtu: None,
                     master: Some(parent.clone()),
+                    up: true,
                 },
             );
             let kind = LinkKind::Veth {
@@ -238,6 +241,7 @@ fn exit_port(
             alias,
             mtu: None,
             master: None,
+            up: true,
         },
     );
     add_address(nr, &port, derived.segment_link_local);
@@ -329,6 +333,7 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
                 alias: None,
                 mtu: None,
                 master: None,
+                up: true,
             },
         );
     }

@@ -291,6 +291,7 @@ fn set_links(pair: &Pair<'_>, steps: &mut Vec<Step>) {
 fn same_settings(seen: &Link, want: &Link) -> bool {
     seen.alias == want.alias
         && seen.master == want.master
+        && seen.up == want.up
         && (want.mtu.is_none() || seen.mtu == want.mtu)
 }
 

@@ -79,6 +79,8 @@ pub struct Link {
     pub mtu: Option<u32>,
     /// The bridge it is a port of.
     pub master: Option<LinkName>,
+    /// Administratively up.
+    pub up: bool,
 }
 
 /// What kind of interface.

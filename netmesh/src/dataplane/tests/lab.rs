@@ -155,9 +155,11 @@ impl Drop for Machine {
     }
 }
 
-/// Waits for a condition, a few seconds at most.
+/// Waits for a condition, a few seconds at most, or `NETMESH_TEST_PATIENCE` times as long.
 pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let slowness = std::env::var("NETMESH_TEST_PATIENCE").ok();
+    let slowness = slowness.and_then(|factor| factor.parse().ok()).unwrap_or(1);
+    let deadline = Instant::now() + Duration::from_secs(10) * slowness;
     while !holds() {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(10));
@@ -178,4 +180,15 @@ pub(super) fn towards(view: &crate::dataplane::View) -> BTreeMap<String, u64> {
         .into_iter()
         .map(|row| (row.prefix.to_string(), row.to.packets))
         .collect()
+}
+
+/// What a TC port is attached by on this kernel: TCX is there from Linux 6.6 on.
+pub(super) fn tc_link() -> &'static str {
+    let name = nix::sys::utsname::uname().unwrap();
+    let release = name.release().to_str().unwrap();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map(|part| part.parse().unwrap_or(0));
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    if version >= (6, 6) { "tcx" } else { "clsact" }
 }

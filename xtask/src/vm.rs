@@ -1,0 +1,193 @@
+//! `cargo xtask vm`: the same tests on the kernels of the distributions, as root, in a virtual
+//! machine that sees this machine's files and changes none of them.
+
+mod image;
+mod qemu;
+mod unpack;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::ValueEnum;
+
+use crate::run::{cargo, root, target};
+use crate::setup::packages::{Package, install};
+use crate::{build, setup};
+
+/// A kernel we promise to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kernel {
+    /// Debian 12's: no TCX, an older verifier.
+    #[value(name = "6.1")]
+    V6_1,
+    /// The long-term one, as in Debian 13 and the backports of 12.
+    #[value(name = "6.12")]
+    V6_12,
+}
+
+impl Kernel {
+    pub(crate) const ALL: [Self; 2] = [Self::V6_1, Self::V6_12];
+
+    /// As it is written on the command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::V6_1 => "6.1",
+            Self::V6_12 => "6.12",
+        }
+    }
+}
+
+/// What runs inside.
+#[derive(Debug)]
+pub(crate) struct Options {
+    /// Which kernels.
+    pub(crate) kernels: Vec<Kernel>,
+    /// Names, or parts of names, of tests; all of them when there are none.
+    pub(crate) tests: Vec<String>,
+    /// The machine is killed after this.
+    pub(crate) limit: Duration,
+}
+
+/// One program to run inside.
+#[derive(Debug)]
+struct Job {
+    name: String,
+    command: String,
+}
+
+/// Runs the demo and the tests on every kernel asked for.
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    setup::run()?;
+    install(&missing())?;
+    let emulator = qemu::find()?;
+    let netmesh = build::netmesh(false)?;
+    let jobs = jobs(&netmesh, &options.tests)?;
+    let mut failed = Vec::new();
+    for kernel in &options.kernels {
+        let name = kernel.name();
+        let image = image::prepare(*kernel, &script(&jobs))
+            .with_context(|| format!("the machine for Linux {name} could not be made"))?;
+        if !qemu::run(&emulator, &image, name, options.limit)? {
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!("not all is well on Linux {}", failed.join(" and "));
+    }
+    Ok(())
+}
+
+/// The tests that need a kernel, and without names of tests the demo before them.
+fn jobs(netmesh: &Path, tests: &[String]) -> anyhow::Result<Vec<Job>> {
+    let mut jobs = Vec::new();
+    let demo = |word: &String| word == "demo";
+    if tests.is_empty() || tests.iter().any(demo) {
+        jobs.push(Job {
+            name: "demo".into(),
+            command: format!("{} demo", netmesh.display()),
+        });
+    }
+    let names: Vec<&str> = tests.iter().map(String::as_str).collect();
+    if !names.is_empty() && names.iter().all(|name| *name == "demo") {
+        return Ok(jobs);
+    }
+    for (name, path) in binaries()? {
+        // Of the library only what meets the kernel; the rest is the same everywhere.
+        let filter = match (name.as_str(), names.is_empty()) {
+            ("netmesh", true) => "dataplane:: kernel::".to_owned(),
+            ("netmesh_tests", _) => continue,
+            // It is a job of its own.
+            ("demo", true) => continue,
+            (_, true) => String::new(),
+            (_, false) => names.join(" "),
+        };
+        jobs.push(Job {
+            command: format!("{} --color=never --test-threads=2 {filter}", path.display()),
+            name,
+        });
+    }
+    Ok(jobs)
+}
+
+/// Builds the test programs and finds them.
+fn binaries() -> anyhow::Result<Vec<(String, PathBuf)>> {
+    eprintln!("==> test programs");
+    let output = cargo(&["test", "--no-run", "--locked", "--message-format=json"])
+        .args(["--package", "netmesh-tests", "--package", "netmesh"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo could not be started")?;
+    if !output.status.success() {
+        bail!("the tests do not build");
+    }
+    let mut found = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let message: serde_json::Value = serde_json::from_str(line)?;
+        let (Some(path), Some(name), Some(true)) = (
+            message["executable"].as_str(),
+            message["target"]["name"].as_str(),
+            message["profile"]["test"].as_bool(),
+        ) else {
+            continue;
+        };
+        let is_program = message["target"]["kind"][0] == "bin";
+        if !is_program {
+            found.push((name.to_owned(), PathBuf::from(path)));
+        }
+    }
+    Ok(found)
+}
+
+/// What the machine does once it has this machine's files.
+fn script(jobs: &[Job]) -> String {
+    let mut script = format!(
+        "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
+         export RUST_BACKTRACE=0 NETMESH_TEST_PATIENCE=8 TMPDIR=/tmp\n\
+         cd {} || exit 1\nfailed=0\n",
+        root().display()
+    );
+    for job in jobs {
+        // A String takes whatever is written to it.
+        let _ = write!(
+            script,
+            "echo '--- {name}'\nSECONDS=0\n{command} </dev/null 2>&1 || {{ failed=1; echo 'failed: {name}'; }}\n\
+             echo \"    {name}: $SECONDS s\"\n",
+            name = job.name,
+            command = job.command
+        );
+    }
+    script.push_str("echo $failed > /dev/ttyS1\necho o > /proc/sysrq-trigger\nsleep 60\n");
+    script
+}
+
+/// Where the kernels and machines are kept.
+fn folder(kernel: Kernel) -> PathBuf {
+    cache().join(kernel.name())
+}
+
+fn cache() -> PathBuf {
+    target().join("vm")
+}
+
+fn missing() -> Vec<Package> {
+    let needed = [
+        ("kmod", "depmod", "which module needs which"),
+        ("xz-utils", "xz", "to unpack modules"),
+        ("cpio", "cpio", "to pack the machine's first files"),
+    ];
+    needed
+        .into_iter()
+        .filter(|(_, program, _)| !is_there(program))
+        .map(|(package, _, reason)| Package::new(package, reason))
+        .collect()
+}
+
+fn is_there(program: &str) -> bool {
+    ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).exists())
+}

@@ -1,0 +1,180 @@
+//! One run of a machine: what it says passes through, and it never outlives its time.
+
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead as _, BufReader, ErrorKind};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::cache;
+use super::image::Image;
+use super::unpack::{unpack, with_dependencies};
+use crate::run::output;
+use crate::setup::packages::update;
+
+const PROGRAM: &str = "qemu-system-x86_64";
+const PACKAGE: &str = "qemu-system-x86";
+
+/// Where QEMU is.
+#[derive(Debug)]
+pub(super) struct Emulator {
+    /// The folder it was unpacked into; `None` when the machine has it.
+    unpacked: Option<PathBuf>,
+}
+
+/// The machine's QEMU, or one that is unpacked for us: its packages do not get along with every
+/// other version on a machine.
+pub(super) fn find() -> anyhow::Result<Emulator> {
+    if output(PROGRAM, &["--version"]).is_some() {
+        return Ok(Emulator { unpacked: None });
+    }
+    let root = cache().join("qemu");
+    let done = cache().join("qemu.done");
+    if !done.exists() {
+        let packages = || with_dependencies(PACKAGE).filter(|packages| !packages.is_empty());
+        let packages = match packages() {
+            Some(packages) => packages,
+            None => {
+                update();
+                packages().with_context(|| {
+                    format!("apt knows no {PACKAGE}; install QEMU for x86-64 and try again")
+                })?
+            }
+        };
+        let _ = fs::remove_dir_all(&root);
+        unpack(&packages, &root)?;
+        fs::write(&done, "")?;
+    }
+    Ok(Emulator {
+        unpacked: Some(root),
+    })
+}
+
+impl Emulator {
+    fn command(&self) -> Command {
+        let Some(root) = &self.unpacked else {
+            return Command::new(PROGRAM);
+        };
+        let mut command = Command::new(root.join("usr/bin").join(PROGRAM));
+        for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
+            command.arg("-L").arg(root.join(folder));
+        }
+        let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"];
+        let libraries: Vec<String> = libraries
+            .iter()
+            .map(|folder| root.join(folder).display().to_string())
+            .collect();
+        command.env("LD_LIBRARY_PATH", libraries.join(":"));
+        command
+    }
+}
+
+/// Boots, runs the job, and tells whether it went well.
+pub(super) fn run(
+    emulator: &Emulator,
+    image: &Image,
+    name: &str,
+    limit: Duration,
+) -> anyhow::Result<bool> {
+    let fast = has_kvm();
+    let how = if fast { "KVM" } else { "emulated" };
+    eprintln!("==> Linux {name} in a virtual machine ({how})");
+    let started = Instant::now();
+    if let Err(error) = fs::remove_file(&image.result)
+        && error.kind() != ErrorKind::NotFound
+    {
+        return Err(error).context("the result of the last run stays");
+    }
+    let mut child = command(emulator, image, fast)
+        .spawn()
+        .context("QEMU could not be started")?;
+    let stdout = child.stdout.take().context("no stdout")?;
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let Ok(line) = line else { return };
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let mut in_time = true;
+    loop {
+        match lines.recv_timeout(Duration::from_millis(500)) {
+            Ok(line) => println!("{line}"),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        if started.elapsed() > limit {
+            in_time = false;
+            child.kill()?;
+            break;
+        }
+    }
+    child.wait()?;
+    let result = fs::read_to_string(&image.result).unwrap_or_default();
+    let ok = in_time && result.trim() == "0";
+    if !in_time {
+        println!(
+            "failed: Linux {name} was killed after {} s",
+            limit.as_secs()
+        );
+    } else if result.trim().is_empty() {
+        println!("failed: Linux {name} ended without a result");
+    }
+    eprintln!("    {:.1} s", started.elapsed().as_secs_f64());
+    Ok(ok)
+}
+
+fn command(emulator: &Emulator, image: &Image, fast: bool) -> Command {
+    let share = |tag: &str, path: &std::path::Path| {
+        format!(
+            "local,path={},mount_tag={tag},security_model=none,readonly=on,multidevs=remap",
+            path.display()
+        )
+    };
+    let mut command = emulator.command();
+    if fast {
+        command.args(["-accel", "kvm", "-cpu", "host"]);
+    } else {
+        command.args(["-accel", "tcg,thread=multi", "-cpu", "max"]);
+    }
+    command
+        .args(["-smp", "2", "-m", "4G", "-nodefaults", "-no-user-config"])
+        .args(["-no-reboot", "-display", "none", "-serial", "stdio"])
+        .arg("-serial")
+        .arg(format!("file:{}", image.result.display()))
+        .arg("-virtfs")
+        .arg(share("host", std::path::Path::new("/")))
+        .arg("-virtfs")
+        .arg(share("kernel", &image.modules))
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(&image.initrd)
+        .args([
+            "-append",
+            "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on",
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// The device may be there and the processor not able.
+fn has_kvm() -> bool {
+    let able = fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| {
+        text.split_whitespace()
+            .any(|flag| flag == "vmx" || flag == "svm")
+    });
+    able && OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+}
