@@ -20,6 +20,8 @@ fn lab() -> Lab {
     lab.machine("office");
     lab.wire(("router", "mgmt"), ("office", "eth0"));
     lab.ip("office", "addr add fe80::99/64 dev eth0 nodad");
+    // Who says it is no router loses the routes it advertised (RFC 4861 section 7.2.5).
+    set_sysctl(&lab, "office", "ipv6/conf/all/forwarding", "1");
     lab
 }
 

@@ -6,7 +6,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use netmesh_common::table::Origin;
@@ -332,8 +332,16 @@ fn an_upgrade_loses_no_packet() {
         });
         let (from, to) = ("2001:db8:0::1", "2001:db8:1::1");
         let socket = lab.right.run(|| listen(to));
-        let stop = AtomicBool::new(false);
+        let (stop, all) = (AtomicBool::new(false), AtomicU64::new(u64::MAX));
         let sent = std::thread::scope(|scope| {
+            // Read while they come: no buffer holds what a slow machine is sent meanwhile.
+            let receiver = scope.spawn(|| {
+                let mut rounds = 0;
+                while rounds < all.load(Ordering::Relaxed) {
+                    receive(&socket);
+                    rounds += 1;
+                }
+            });
             let sender = scope.spawn(|| {
                 lab.left.run(|| {
                     let mut rounds = 0;
@@ -342,18 +350,19 @@ fn an_upgrade_loses_no_packet() {
                         std::thread::sleep(Duration::from_millis(1));
                         rounds += 1;
                     }
-                    rounds
+                    // One more, so that the receiver sees that it was the last.
+                    all.store(rounds + 1, Ordering::Relaxed);
+                    send(from, to);
+                    rounds + 1
                 })
             });
             for _ in 0..3 {
                 instance.upgrade(here()).unwrap();
             }
             stop.store(true, Ordering::Relaxed);
+            receiver.join().unwrap();
             sender.join().unwrap()
         });
-        for _ in 0..sent {
-            receive(&socket);
-        }
         assert!(sent > 10, "{sent}");
         let forwarded = counters(&instance, "port0").forwarded.packets;
         assert_eq!(forwarded, sent * COUNT);
