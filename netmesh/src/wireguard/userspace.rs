@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{Ipv6Addr, UdpSocket};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
@@ -91,6 +92,10 @@ pub fn start(name: &str, program: Option<&str>) -> Result<(), Error> {
     let mut child = command
         .arg(name)
         .current_dir("/")
+        // wireguard-go would hand its socket to a child and end: nobody could tell who serves.
+        .env("WG_PROCESS_FOREGROUND", "1")
+        // A terminal that closes must not take the tunnel along.
+        .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(stderr)
@@ -98,7 +103,8 @@ pub fn start(name: &str, program: Option<&str>) -> Result<(), Error> {
         .map_err(|error| fail(error.to_string()))?;
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if find(name).is_some() {
+        // A socket takes connections before anybody serves it.
+        if find(name).is_some() && ask(name).is_some() {
             return Ok(());
         }
         // An implementation that puts itself into the background exits with success.
@@ -178,14 +184,26 @@ pub fn check_port(name: &str, port: u16) -> Result<(), Error> {
 /// The device's own public key as it tells it, in hex. boringtun reports it under a name of its
 /// own instead of the private key, and wireguard-control has no field for it.
 pub(super) fn own_public_key(name: &str) -> Option<String> {
+    ask(name)?
+        .iter()
+        .find_map(|line| line.strip_prefix("own_public_key=").map(ToOwned::to_owned))
+}
+
+/// What a device says of itself (the `get` of the cross-platform interface); `None` until it is
+/// served.
+fn ask(name: &str) -> Option<Vec<String>> {
     let mut stream = UnixStream::connect(socket(name)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     stream.write_all(b"get=1\n\n").ok()?;
-    BufReader::new(stream)
-        .lines()
-        .map_while(Result::ok)
-        .take_while(|line| !line.starts_with("errno="))
-        .find_map(|line| line.strip_prefix("own_public_key=").map(ToOwned::to_owned))
+    let mut lines = Vec::new();
+    for line in BufReader::new(stream).lines() {
+        let line = line.ok()?;
+        if line.starts_with("errno=") {
+            return Some(lines);
+        }
+        lines.push(line);
+    }
+    None
 }
 
 fn socket(name: &str) -> PathBuf {

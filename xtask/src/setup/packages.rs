@@ -25,7 +25,7 @@ pub(crate) struct Package {
 type Needed = (&'static [&'static str], &'static str, fn() -> bool);
 
 /// What is needed whatever the compiler.
-const NEEDED: [Needed; 2] = [
+const NEEDED: [Needed; 3] = [
     (
         &["gcc", "libc6-dev"],
         "to link what rustc compiles, and to compile the C in ring",
@@ -35,6 +35,11 @@ const NEEDED: [Needed; 2] = [
         &["iproute2"],
         "`ip` and `tc`: the tests' second opinion on what netmesh did",
         has_ip,
+    ),
+    (
+        &["wireguard-tools", "wireguard-go"],
+        "a member set up by hand, and another implementation, for the tests to meet",
+        has_wireguard,
     ),
 ];
 
@@ -162,6 +167,10 @@ fn compiles_c() -> bool {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success())
+}
+
+fn has_wireguard() -> bool {
+    output("wg", &["--version"]).is_some() && output("wireguard-go", &["--version"]).is_some()
 }
 
 fn has_ip() -> bool {
