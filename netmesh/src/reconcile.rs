@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
+use std::time::{Duration, Instant};
 
 use netmesh_common::table::Origin;
 use thiserror::Error;
@@ -20,6 +21,9 @@ use crate::wireguard::{self, device, userspace};
 
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";
+
+/// How long what is being removed may hold on to a UDP port.
+const GONE: Duration = Duration::from_secs(3);
 
 /// Which WireGuard a node runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -313,9 +317,19 @@ impl Reconciler {
                 {
                     userspace::check_port(name, *port)?;
                 }
-                Ok(netns::run_in(namespace, || {
-                    device::set_device(name, &key, *listen_port)
-                })??)
+                let deadline = Instant::now() + GONE;
+                loop {
+                    let set =
+                        netns::run_in(namespace, || device::set_device(name, &key, *listen_port))?;
+                    match set {
+                        // A namespace that was removed lets go of its devices' ports only later
+                        // (`cleanup_net`).
+                        Err(error) if error.is_address_in_use() && Instant::now() < deadline => {
+                            tokio::time::sleep(Duration::from_millis(20)).await;
+                        }
+                        set => return Ok(set?),
+                    }
+                }
             }
             Step::PutPeer {
                 namespace,

@@ -108,3 +108,11 @@ pub enum Error {
         text: String,
     },
 }
+
+impl Error {
+    /// Somebody holds the UDP port.
+    #[must_use]
+    pub fn is_address_in_use(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.raw_os_error() == Some(libc::EADDRINUSE))
+    }
+}

@@ -79,7 +79,7 @@ fn hooks_and_sources_change() {
         assert_eq!((now.as_str(), targets), ("p0 xdpgeneric Behind", 1));
         assert!(link.contains("xdpgeneric"), "{link}");
         let (now, targets, link) = put(Hook::Tc, Sources::Any);
-        assert_eq!((now.as_str(), targets), ("p0 tcx Any", 0));
+        assert_eq!((now, targets), (format!("p0 {} Any", tc_link()), 0));
         assert!(!link.contains("prog/xdp"), "{link}");
     });
 }
