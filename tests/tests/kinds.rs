@@ -153,13 +153,13 @@ fn ports_in_a_vrf_are_accelerated() {
 #[ignore = "needs netkit, which Linux 6.7 brought: cargo xtask vm --kernel 6.12"]
 fn a_netkit_port_is_routed() {
     let (lab, port) = lab(|lab| {
-        lab.ip("router", "link add nk0 type netkit");
+        lab.ip("router", "link add kit type netkit");
         // The kernel names the other end.
         let left = lab.name("left");
-        lab.ip("router", &format!("link set nk1 netns {left} name eth0"));
-        lab.ip("router", "link set nk0 up");
+        lab.ip("router", &format!("link set nk0 netns {left} name eth0"));
+        lab.ip("router", "link set kit up");
         lab.ip("left", "link set eth0 up");
-        ("nk0", "eth0")
+        ("kit", "eth0")
     });
     let ports = [
         "dataplane",
