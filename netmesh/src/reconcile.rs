@@ -1,23 +1,26 @@
 //! Observe, compare, execute, once: what `apply`, `plan` and `destroy` share.
 
+mod error;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netmesh_common::table::Origin;
-use thiserror::Error;
 
 use crate::dataplane::pin::{Folder, NamespaceId};
 use crate::dataplane::{self, Instance, View};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
-use crate::plan::conflict::{Conflict, conflicts};
+use crate::plan::conflict::conflicts;
 use crate::plan::diff::diff;
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{self, Link, LinkKind, LinkName, Namespace, NamespaceState, State};
 use crate::plan::step::Step;
 use crate::wireguard::key::KeyStore;
 use crate::wireguard::{self, device, userspace};
+
+pub use error::Error;
 
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";
@@ -37,57 +40,6 @@ pub enum Implementation {
     Embedded,
     /// Another program.
     Program(String),
-}
-
-/// Why the machine is not what it should be.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The kernel.
-    #[error(transparent)]
-    Kernel(#[from] kernel::Error),
-    /// WireGuard.
-    #[error(transparent)]
-    Wireguard(#[from] wireguard::Error),
-    /// The data plane.
-    #[error(transparent)]
-    Dataplane(#[from] dataplane::Error),
-    /// A step that failed, and how far it got.
-    #[error("step {number} of {total} failed: {step}")]
-    Step {
-        /// Number of the step, from 1.
-        number: usize,
-        /// How many there are.
-        total: usize,
-        /// The step.
-        step: String,
-        /// The cause.
-        source: Box<Self>,
-    },
-    /// A link the objects rely on.
-    #[error("no interface {name} on this node; node.toml names it")]
-    NoInterface {
-        /// Its name.
-        name: LinkName,
-    },
-    /// What somebody else put on the machine is in the way.
-    #[error("{}", listed(.0))]
-    Conflicts(Vec<Conflict>),
-    /// Another instance serves the namespace.
-    #[error(
-        "the data plane of {namespace} is held by instance {found}; take it off first: \
-         netmesh dataplane detach"
-    )]
-    OtherInstance {
-        /// Where.
-        namespace: Namespace,
-        /// The instance.
-        found: String,
-    },
-}
-
-fn listed(conflicts: &[Conflict]) -> String {
-    let lines: Vec<String> = conflicts.iter().map(ToString::to_string).collect();
-    format!("this machine has other plans:\n  {}", lines.join("\n  "))
 }
 
 /// Everything that changes one node.

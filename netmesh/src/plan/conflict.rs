@@ -224,7 +224,12 @@ impl fmt::Display for Conflict {
             } => write!(
                 f,
                 "route {key} in {namespace}: there is one already, {found}, which is not ours; \
-                 remove it or give it another metric: ip route change {} {found} metric …",
+                 remove it: ip{} route del {} {found}; or make it again with a metric of its own",
+                if key.destination.addr().is_ipv6() {
+                    " -6"
+                } else {
+                    ""
+                },
                 key.destination,
             ),
             Self::Advertised {

@@ -4,8 +4,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -18,6 +16,9 @@ use crate::setup::packages::update;
 
 const PROGRAM: &str = "qemu-system-x86_64";
 const PACKAGE: &str = "qemu-system-x86";
+
+/// What `timeout` returns when it had to end the program.
+const TIMED_OUT: i32 = 124;
 
 /// Where QEMU is.
 #[derive(Debug)]
@@ -55,11 +56,16 @@ pub(super) fn find() -> anyhow::Result<Emulator> {
 }
 
 impl Emulator {
-    fn command(&self) -> Command {
+    fn command(&self, limit: Duration) -> Command {
+        let mut command = Command::new("timeout");
+        // In the foreground, so that an interrupt reaches the machine too.
+        command.args(["--foreground", "--kill-after=5"]);
+        command.arg(limit.as_secs().to_string());
         let Some(root) = &self.unpacked else {
-            return Command::new(PROGRAM);
+            command.arg(PROGRAM);
+            return command;
         };
-        let mut command = Command::new(root.join("usr/bin").join(PROGRAM));
+        command.arg(root.join("usr/bin").join(PROGRAM));
         for folder in ["usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu"] {
             command.arg("-L").arg(root.join(folder));
         }
@@ -89,34 +95,14 @@ pub(super) fn run(
     {
         return Err(error).context("the result of the last run stays");
     }
-    let mut child = command(emulator, image, fast)
+    let mut child = command(emulator, image, fast, limit)
         .spawn()
         .context("QEMU could not be started")?;
     let stdout = child.stdout.take().context("no stdout")?;
-    let (sender, lines) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let Ok(line) = line else { return };
-            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    let mut in_time = true;
-    loop {
-        match lines.recv_timeout(Duration::from_millis(500)) {
-            Ok(line) => println!("{line}"),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        if started.elapsed() > limit {
-            in_time = false;
-            child.kill()?;
-            break;
-        }
+    for line in BufReader::new(stdout).split(b'\n') {
+        println!("{}", String::from_utf8_lossy(&line?).trim_end());
     }
-    child.wait()?;
+    let in_time = child.wait()?.code() != Some(TIMED_OUT);
     let result = fs::read_to_string(&image.result).unwrap_or_default();
     let ok = in_time && result.trim() == "0";
     if !in_time {
@@ -131,14 +117,15 @@ pub(super) fn run(
     Ok(ok)
 }
 
-fn command(emulator: &Emulator, image: &Image, fast: bool) -> Command {
+/// A machine that ends on its own time, whatever becomes of this program.
+fn command(emulator: &Emulator, image: &Image, fast: bool, limit: Duration) -> Command {
     let share = |tag: &str, path: &std::path::Path| {
         format!(
             "local,path={},mount_tag={tag},security_model=none,readonly=on,multidevs=remap",
             path.display()
         )
     };
-    let mut command = emulator.command();
+    let mut command = emulator.command(limit);
     if fast {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
