@@ -252,6 +252,11 @@ impl Reconciler {
                 name,
                 link,
             } => self.add_wireguard(namespace, name, link).await,
+            Step::SetLink {
+                namespace,
+                name,
+                link,
+            } if link.kind == LinkKind::Wireguard => self.take_up(namespace, name, link).await,
             Step::DeleteWireguard { namespace, name } => {
                 userspace::stop(name)?;
                 Ok(self.kernel.remove_named(namespace, name).await?)
@@ -317,8 +322,18 @@ impl Reconciler {
             }
             self.kernel.mark_link(name, link).await?;
             self.kernel.move_link(name, namespace).await?;
-            self.kernel.forbid_own_address(namespace, name)?;
         }
+        self.take_up(namespace, name, link).await
+    }
+
+    /// Before it comes up for the first time, and whoever was killed before that.
+    async fn take_up(
+        &mut self,
+        namespace: &Namespace,
+        name: &str,
+        link: &Link,
+    ) -> Result<(), Error> {
+        self.kernel.forbid_own_address(namespace, name)?;
         Ok(self.kernel.set_link(namespace, name, link).await?)
     }
 

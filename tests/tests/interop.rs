@@ -76,6 +76,9 @@ fn a_member_by_hand_is_one_like_any_other() {
             &["netns", "exec", &node, "wireguard-go", &device]
         ));
     }
+    eventually("the device is served", Duration::from_secs(5), || {
+        run("ip", &["netns", "exec", &node, "wg", "show", &device])
+    });
     lab.ip("node-3", &format!("link set {device} netns {hand}"));
 
     let folder = lab.config("node-3").join("keys").join(lab.network());

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
@@ -117,17 +118,20 @@ fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> 
     Ok(())
 }
 
-/// The verifier gives up with `EAGAIN` when anything wakes the thread it runs on.
+/// The verifier gives up with `EAGAIN` when anything wakes the thread it runs on: on a busy
+/// machine many times in a row.
 fn verified(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), Error> {
-    const ATTEMPTS: usize = 10;
-    for _ in 1..ATTEMPTS {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
         match load() {
             Err(ProgramError::LoadError { io_error, .. })
-                if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+                if io_error.raw_os_error() == Some(libc::EAGAIN) && Instant::now() < deadline =>
+            {
+                std::thread::sleep(Duration::from_millis(2));
+            }
             result => return result.map_err(refused),
         }
     }
-    load().map_err(refused)
 }
 
 fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, Error>
