@@ -58,7 +58,7 @@ enum Command {
         #[arg(long, value_enum)]
         kernel: Vec<vm::Kernel>,
         /// The machine is killed after this many minutes.
-        #[arg(long, default_value_t = 60)]
+        #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
         /// Only tests whose name contains one of these; `demo` is the demo.
         #[arg(last = true)]

@@ -49,7 +49,7 @@ mount -t overlay -o lowerdir=/host,upperdir=/layer/upper,workdir=/layer/work ove
 mkdir -p /new/lib/modules/$(uname -r)
 mkdir -p /kernel && share kernel /kernel && mount -o bind /kernel/lib/modules/$(uname -r) /new/lib/modules/$(uname -r)
 mount -t tmpfs run /new/run
-mount -t tmpfs tmp /new/tmp
+mkdir /new/run/tmp
 cp /job /new/run/job
 mkdir -p /dev/pts /dev/net && mount -t devpts devpts /dev/pts
 [ -e /dev/net/tun ] || mknod /dev/net/tun c 10 200
