@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod counters;
 mod dataplane;
+mod doctor;
 pub mod exit;
 mod key;
 pub mod output;
@@ -104,6 +105,7 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             Some(Command::Destroy(destroy)) => apply::destroy(global, destroy, out).await,
             Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,
             Some(Command::Route { command }) => route::run(command.as_ref(), out).await,
+            Some(Command::Doctor(doctor)) => doctor::run(doctor, out).await,
             Some(Command::Counters(counters)) => counters::run(counters, out).await,
             Some(Command::Status(status)) => status::run(global, status, out).await,
             _ => status::run(global, &arguments::Status::default(), out).await,

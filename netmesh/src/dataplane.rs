@@ -18,6 +18,7 @@ pub mod neighbour;
 mod next_hop;
 pub mod pin;
 mod port;
+pub mod probe;
 mod route;
 mod sys;
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod link;
 mod netlink;
 pub mod netns;
 pub mod observe;
+pub mod probe;
 mod route;
 pub mod snmp;
 mod sysctl;

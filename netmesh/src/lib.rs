@@ -10,6 +10,7 @@
 pub mod cli;
 pub mod dataplane;
 pub mod demo;
+pub mod doctor;
 pub mod kernel;
 pub mod model;
 pub mod plan;

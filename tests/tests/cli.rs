@@ -25,6 +25,7 @@ fn usage_is_2_and_help_has_examples() {
         "route",
         "counters",
         "key",
+        "doctor",
         "demo",
     ] {
         let help = netmesh(&[command, "--help"]);
@@ -102,6 +103,7 @@ fn every_read_is_json_with_a_schema_version_and_a_reader_may_leave() {
         &["counters"],
         &["counters", "--drops"],
         &["dataplane", "status"],
+        &["doctor"],
         &["apply", "--dry-run"],
     ] {
         let mut all = vec!["--json"];

@@ -126,6 +126,11 @@ pub enum Command {
         after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops"
     )]
     Counters(Counters),
+    /// Look for what on this machine is wrong or slow for netmesh, each with its remedy.
+    #[command(
+        after_help = "Exit code 4 when something does not work; warnings and notes leave it 0.\n\nExamples:\n  netmesh doctor\n  netmesh doctor --only kernel,tc,bpf\n  netmesh --json doctor | jq '.findings[] | select(.severity != \"ok\")'"
+    )]
+    Doctor(Doctor),
     /// The whole mesh on this one machine, with real traffic.
     #[command(after_help = "Examples:\n  netmesh demo\n  netmesh demo --keep")]
     Demo(Demo),
@@ -368,6 +373,14 @@ pub struct Counters {
     /// Per port: why packets were dropped or left to the kernel.
     #[arg(long)]
     pub drops: bool,
+}
+
+/// `netmesh doctor`.
+#[derive(Clone, Debug, Args)]
+pub struct Doctor {
+    /// Only these checks, or groups of them: kernel,bpf,tc,link,port,forwarding.
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    pub only: Vec<String>,
 }
 
 /// `netmesh demo`.

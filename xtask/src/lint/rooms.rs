@@ -3,7 +3,7 @@
 use super::path::Named;
 
 /// A room of the library: the rooms it may name, itself left out.
-const ROOMS: [(&str, &[&str]); 8] = [
+const ROOMS: [(&str, &[&str]); 9] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("kernel", &["plan"]),
@@ -21,6 +21,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
             "reconcile",
         ],
     ),
+    ("doctor", &["plan", "kernel", "dataplane", "reconcile"]),
     (
         "cli",
         &[
@@ -31,6 +32,7 @@ const ROOMS: [(&str, &[&str]); 8] = [
             "dataplane",
             "reconcile",
             "demo",
+            "doctor",
         ],
     ),
 ];

@@ -1,0 +1,77 @@
+//! What this kernel offers a data plane, asked without changing anything.
+
+use std::io;
+
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramError, SchedClassifier, tc};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::kernel_layout;
+use super::pin::BPFFS;
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// bpffs is mounted where pins go.
+    pub bpffs: bool,
+    /// TCX links (Linux 6.6); otherwise programs go into clsact filters.
+    pub tcx: Result<bool, String>,
+    /// The kernel's type information describes what the neighbour follower reads; or why not.
+    pub follower: Result<(), String>,
+}
+
+/// Looks at the kernel of this machine.
+#[must_use]
+pub fn offer() -> Offer {
+    Offer {
+        bpffs: statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC),
+        tcx: tcx(),
+        follower: kernel_layout::read(0)
+            .map(drop)
+            .map_err(|error| words(&error)),
+    }
+}
+
+/// Asks which programs sit on `lo`: a kernel without TCX does not know the question.
+fn tcx() -> Result<bool, String> {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Ok(true),
+        Err(error) => match errno(&error) {
+            Some(libc::EINVAL) => Ok(false),
+            _ => Err(words(&error)),
+        },
+    }
+}
+
+/// Puts a clsact qdisc on `lo` of the calling thread's namespace: call it in one made for that.
+///
+/// # Errors
+/// When the kernel has none.
+pub fn clsact() -> Result<(), String> {
+    match tc::qdisc_add_clsact("lo") {
+        Ok(()) => Ok(()),
+        Err(error) => Err(words(&error)),
+    }
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}

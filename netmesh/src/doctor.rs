@@ -1,0 +1,83 @@
+//! What on this machine is wrong or slow for us, each with its remedy.
+//!
+//! [`examine`] looks and changes nothing but a network namespace of its own; [`judge::judge`]
+//! says what it means.
+
+pub mod judge;
+
+use std::fs;
+
+use crate::dataplane::{View, probe};
+use crate::kernel::{Kernel, probe as links};
+use crate::plan::state::Namespace;
+use crate::reconcile::identity;
+use judge::{Machine, Port, Seen};
+
+/// Looks at the machine and at the data plane of the node's namespace. What cannot be looked at
+/// is a finding too, never an error.
+pub async fn examine() -> Machine {
+    let offer = probe::offer();
+    let clsact = match links::apart(probe::clsact) {
+        Ok(Ok(())) => Seen::Yes,
+        Ok(Err(why)) => Seen::No(why),
+        Err(error) => Seen::Unknown(words(&error)),
+    };
+    Machine {
+        release: line("/proc/sys/kernel/osrelease").unwrap_or_default(),
+        root: nix::unistd::geteuid().is_root(),
+        bpffs: offer.bpffs,
+        tcx: match offer.tcx {
+            Ok(true) => Seen::Yes,
+            Ok(false) => Seen::No("it came with Linux 6.6".into()),
+            Err(why) => Seen::Unknown(why),
+        },
+        clsact,
+        follower: match offer.follower {
+            Ok(()) => Seen::Yes,
+            Err(why) => Seen::No(why),
+        },
+        jit: line("/proc/sys/net/core/bpf_jit_enable"),
+        kinds: links::link_kinds().map_err(|error| words(&error)),
+        forwarding: ["ipv6/conf/all/forwarding", "ipv4/ip_forward"]
+            .map(|name| line(&format!("/proc/sys/net/{name}"))),
+        ports: ports().await,
+    }
+}
+
+/// Ports of the data plane that serves this namespace; none when there is none.
+async fn ports() -> Result<Vec<Port>, String> {
+    let look = async || -> anyhow::Result<Vec<Port>> {
+        let Some(view) = View::open(identity(&Namespace::Node)?)? else {
+            return Ok(Vec::new());
+        };
+        let facts = Kernel::default().facts(&Namespace::Node).await?;
+        let rows = view.ports(&facts)?;
+        Ok(rows
+            .into_iter()
+            .map(|row| Port {
+                name: row.name,
+                ifindex: row.ifindex,
+                link: row.link,
+                warning: row.warning,
+            })
+            .collect())
+    };
+    look().await.map_err(|error| format!("{error:#}"))
+}
+
+fn line(path: &str) -> Option<String> {
+    fs::read_to_string(path)
+        .ok()
+        .map(|text| text.trim().to_owned())
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
