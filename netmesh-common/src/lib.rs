@@ -14,5 +14,6 @@ pub mod header;
 mod pod;
 pub mod rewrite;
 pub mod table;
+pub mod trace;
 pub mod verdict;
 pub mod view;

@@ -4,6 +4,7 @@ use crate::table::{
     FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
 };
+use crate::trace::TraceFilter;
 
 macro_rules! pod {
     ($($name:ident)+) => {$(
@@ -13,4 +14,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey);
+pod!(FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);

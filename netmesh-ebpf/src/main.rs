@@ -16,6 +16,7 @@ mod follow;
 mod loss;
 mod maps;
 mod tc;
+mod trace;
 mod xdp;
 
 use aya_ebpf::bindings::xdp_action;

@@ -1,8 +1,12 @@
 //! TC ingress: packets of Ethernet ports and of devices without a link-layer header.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail};
+use aya_ebpf::helpers::{
+    bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+};
 use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
@@ -10,7 +14,9 @@ use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 
-use crate::{count, maps};
+use crate::maps::Work;
+use crate::trace::Told;
+use crate::{count, maps, trace};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -80,15 +86,25 @@ impl PacketView for Packet<'_> {
     }
 }
 
+/// With a stack of its own.
+#[inline(never)]
+fn tell(context: *mut c_void, words: (u64, u64)) {
+    trace::tell(words, |to, length| {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { bpf_skb_load_bytes(context.cast_const(), 0, to, length) }
+    });
+}
+
 /// Runs the decision on a packet.
 #[inline(always)]
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let Some(port) = maps::port(ifindex) else {
+    let (Some(port), Some(work)) = (maps::port(ifindex), maps::work()) else {
         return TC_ACT_UNSPEC;
     };
-    let ingress = Ingress {
+    let Work { ingress, forward } = work;
+    *ingress = Ingress {
         ifindex,
         port,
         frames_only: false,
@@ -99,9 +115,13 @@ pub(crate) fn run(context: &TcContext) -> i32 {
         count::punted(port.slot, PuntReason::Malformed, packets);
         return TC_ACT_UNSPEC;
     }
-    let mut forward = Forward::EMPTY;
-    match decide_into(&Packet(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
+    let outcome = decide_into(&Packet(context), ingress, &maps::Tables, forward);
+    if trace::asked().is_some() {
+        let told = Told::new(ingress, outcome, forward, Packet(context).length());
+        tell(context.as_ptr(), told.pack());
+    }
+    match outcome {
+        Outcome::Forward => hand_over(context, port.slot, forward),
         Outcome::Punt(reason) => {
             count::punted(port.slot, reason, packets);
             TC_ACT_UNSPEC

@@ -1,8 +1,8 @@
 //! XDP: frames of Ethernet ports.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::{ETHERNET, SHORTEST_FRAME};
@@ -11,7 +11,9 @@ use netmesh_common::table::Port;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 
-use crate::{count, maps};
+use crate::maps::Work;
+use crate::trace::Told;
+use crate::{count, maps, trace};
 
 /// A frame in the driver's buffer.
 struct Frame<'a>(&'a XdpContext);
@@ -74,20 +76,26 @@ impl PacketEdit for Frame<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
     let ifindex = context.ingress_ifindex() as u32;
-    let Some(mut port) = maps::port(ifindex) else {
+    let (Some(mut port), Some(work)) = (maps::port(ifindex), maps::work()) else {
         return xdp_action::XDP_PASS;
     };
     // Frames have a link-layer header; without this the verifier must also follow packets that
     // have none.
     port.flags &= !Port::LAYER3;
-    let ingress = Ingress {
+    let Work { ingress, forward } = work;
+    *ingress = Ingress {
         ifindex,
         port,
         frames_only: true,
     };
-    let mut forward = Forward::EMPTY;
-    match decide_into(&Frame(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
+    let outcome = decide_into(&Frame(context), ingress, &maps::Tables, forward);
+    let outcome = arm(outcome, forward);
+    if trace::asked().is_some() {
+        let told = Told::new(ingress, outcome, forward, Frame(context).length());
+        tell(context.as_ptr().cast(), told.pack());
+    }
+    match outcome {
+        Outcome::Forward => hand_over(context, port.slot, forward),
         Outcome::Punt(reason) => {
             count::punted(port.slot, reason, 1);
             xdp_action::XDP_PASS
@@ -99,13 +107,29 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
     }
 }
 
-/// Arms the redirection first: where it is refused the frame is still as it came.
+/// With a stack of its own. `bpf_xdp_load_bytes` may be the only way to bytes in fragments.
+#[inline(never)]
+fn tell(context: *mut xdp_md, words: (u64, u64)) {
+    trace::tell(words, |to, length| {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { bpf_xdp_load_bytes(context, 0, to, length) }
+    });
+}
+
+/// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
+/// frame is still as it came.
+#[inline(always)]
+fn arm(outcome: Outcome, forward: &Forward) -> Outcome {
+    match outcome {
+        Outcome::Forward if !maps::redirect(forward.ifindex) => {
+            Outcome::Punt(PuntReason::EgressNotAPort)
+        }
+        other => other,
+    }
+}
+
 #[inline(always)]
 fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
-    if !maps::redirect(forward.ifindex) {
-        count::punted(slot, PuntReason::EgressNotAPort, 1);
-        return xdp_action::XDP_PASS;
-    }
     if prepare(&mut Frame(context), forward).is_none() {
         count::punted(slot, PuntReason::Malformed, 1);
         return xdp_action::XDP_PASS;

@@ -9,6 +9,7 @@ mod connected;
 mod counter_id;
 pub mod counters;
 pub mod error;
+pub mod explain;
 pub mod fib;
 pub mod instance;
 mod kernel_layout;
@@ -23,6 +24,7 @@ mod route;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod upgrade;
 
 pub use error::Error;

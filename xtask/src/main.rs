@@ -3,8 +3,10 @@
 #![expect(clippy::print_stderr, reason = "these commands talk to people")]
 
 mod build;
+mod conformance;
 mod demo;
 mod lint;
+mod mutants;
 mod progress;
 mod run;
 mod setup;
@@ -64,6 +66,20 @@ enum Command {
         #[arg(last = true)]
         tests: Vec<String>,
     },
+    /// Send random packets through the kernel's router and ours and compare what comes out.
+    Conformance {
+        /// Packets, over all ways to attach.
+        #[arg(long)]
+        cases: Option<u64>,
+        /// Another seed, other packets.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How our router is attached: xdp, xdp-generic, tc; all of them when none is named.
+        #[arg(long, value_delimiter = ',')]
+        modes: Vec<String>,
+    },
+    /// Break the router on purpose, in a copy, and show that the tests see it.
+    Mutants,
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -87,6 +103,10 @@ fn main() -> ExitCode {
             tests,
             limit: Duration::from_secs(minutes * 60),
         }),
+        Command::Conformance { cases, seed, modes } => {
+            conformance::run(&conformance::Options { cases, seed, modes })
+        }
+        Command::Mutants => mutants::run(),
         Command::Sweep => {
             sweep::run();
             Ok(())

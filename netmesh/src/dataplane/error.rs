@@ -36,6 +36,31 @@ pub enum Error {
         /// The end of the verifier's log, or the loader's own words.
         tail: String,
     },
+    /// A packet on trial.
+    #[error("the program cannot be tried")]
+    Trial {
+        /// The cause.
+        source: io::Error,
+    },
+    /// The pinned program is another than this binary's.
+    #[error(
+        "the pinned {name} (tag {pinned:016x}) is not this binary's (tag {own:016x}), so a trial would \
+         prove nothing; put this binary's in its place: netmesh apply, or netmesh dataplane attach"
+    )]
+    OtherProgram {
+        /// The program.
+        name: &'static str,
+        /// Its tag.
+        pinned: u64,
+        /// The tag of this binary's.
+        own: u64,
+    },
+    /// Somebody else traces.
+    #[error("data plane {name} is being traced already; end the other `netmesh trace` first")]
+    Traced {
+        /// The instance.
+        name: String,
+    },
     /// A map operation.
     #[error("map {map}: cannot {action}")]
     Map {

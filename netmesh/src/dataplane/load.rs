@@ -83,6 +83,33 @@ pub(super) fn reload(
     Ok(())
 }
 
+/// Another copy of the programs, upon the tables that are there but with ports and counters of its
+/// own: what is tried on it leaves no trace. None of its programs is loaded yet.
+pub(super) fn copy(folder: &Folder) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("PREFIX_CNT", 1);
+    for name in maps::NAMES {
+        if !maps::TOLD.contains(&name) && name != "PORTS" {
+            loader.map_pin_path(name, folder.map(name));
+        }
+    }
+    loader.load(OBJECT).map_err(refused)
+}
+
+/// Loads one program of a copy; its tag names its instructions.
+pub(super) fn tagged<'a, T>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    load: impl Fn(&mut T) -> Result<(), ProgramError>,
+) -> Result<&'a mut T, Error>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let found: &mut T = program(ebpf, name)?;
+    verified(|| load(found))?;
+    Ok(found)
+}
+
 fn pin_programs(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
     for name in PROGRAMS {
         if name == "netmesh_tc" {

@@ -4,12 +4,13 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
 };
+use netmesh_common::trace::{RING, TraceFilter};
 
 use super::pin::Folder;
 use super::{Error, sys};
@@ -147,8 +148,18 @@ const COUNTER_IDS: Shape = shape(
     BPF_F_NO_PREALLOC,
 );
 
+const TRACE: Shape = shape(
+    "TRACE",
+    MapType::Array,
+    4,
+    size_of::<TraceFilter>(),
+    Some(1),
+    0,
+);
+const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
+
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 12] = [
     FIB6.name,
     FIB4.name,
     NEXT_HOPS.name,
@@ -159,7 +170,12 @@ pub(super) const NAMES: [&str; 10] = [
     PORT_CNT.name,
     RIB.name,
     COUNTER_IDS.name,
+    TRACE.name,
+    EVENTS.name,
 ];
+
+/// Those a program counts and tells into: a copy of it on trial has its own.
+pub(super) const TOLD: [&str; 4] = [PREFIX_CNT.name, PORT_CNT.name, TRACE.name, EVENTS.name];
 
 impl Maps {
     /// Opens all maps of a folder.
@@ -208,6 +224,13 @@ fn unreadable(map: &'static str, source: std::io::Error) -> Error {
         action: "read it",
         source: MapError::IoError(source),
     }
+}
+
+/// The question that `netmesh trace` asks, and the ring the answers come in.
+pub(super) fn trace(
+    folder: &Folder,
+) -> Result<(Array<MapData, TraceFilter>, RingBuf<MapData>), Error> {
+    Ok((typed(folder, &TRACE)?, typed(folder, &EVENTS)?))
 }
 
 /// The pinned map's own description, once it is known to fit.

@@ -237,6 +237,13 @@ pub(super) fn lock(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// The same, but does not wait.
+pub(super) fn try_lock(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    file.try_lock().map_err(io::Error::from)?;
+    Ok(file)
+}
+
 fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: `attr` is a whole, initialised structure of the size passed; the pointers the
     // callers put into it outlive the call.

@@ -1,0 +1,139 @@
+//! Telling `netmesh trace` what was decided, while it asks.
+
+use core::ffi::c_void;
+use core::hint::black_box;
+
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, RingBuf};
+use netmesh_common::table::Port;
+use netmesh_common::trace::{
+    CAPTURED, RING, TraceEvent, TraceFilter, WINDOW, is_asked, is_wanted, outcome_code,
+};
+use netmesh_common::verdict::{Forward, Outcome};
+use netmesh_common::view::Ingress;
+
+#[map]
+static TRACE: Array<TraceFilter> = Array::with_max_entries(1, 0);
+#[map]
+static EVENTS: RingBuf = RingBuf::with_byte_size(RING, 0);
+
+/// Most bytes that are captured.
+const MOST: u32 = CAPTURED as u32 - 1;
+
+/// What a hook tells of a packet: few words, to be handed to a function that has a stack of its
+/// own.
+#[derive(Clone, Copy)]
+pub(crate) struct Told {
+    ifindex: u32,
+    egress: u32,
+    length: u32,
+    code: u8,
+    layer3: bool,
+}
+
+impl Told {
+    /// The packet that came in there and met that outcome.
+    #[inline(always)]
+    pub(crate) fn new(
+        ingress: &Ingress,
+        outcome: Outcome,
+        forward: &Forward,
+        length: usize,
+    ) -> Self {
+        Self {
+            ifindex: ingress.ifindex,
+            egress: match outcome {
+                Outcome::Forward => forward.ifindex,
+                _ => 0,
+            },
+            length: length as u32,
+            code: outcome_code(outcome),
+            layer3: ingress.port.flags & Port::LAYER3 != 0,
+        }
+    }
+
+    /// As two words.
+    #[inline(always)]
+    pub(crate) fn pack(self) -> (u64, u64) {
+        let small = u64::from(self.code) | u64::from(self.layer3) << 8;
+        (
+            u64::from(self.ifindex) << 32 | u64::from(self.egress),
+            u64::from(self.length) << 32 | small,
+        )
+    }
+
+    #[inline(always)]
+    fn unpack((devices, rest): (u64, u64)) -> Self {
+        Self {
+            ifindex: (devices >> 32) as u32,
+            egress: devices as u32,
+            length: (rest >> 32) as u32,
+            code: (rest & 63) as u8,
+            layer3: rest & 0x100 != 0,
+        }
+    }
+}
+
+/// The question, while one stands. Costs a load and a branch otherwise.
+#[inline(always)]
+pub(crate) fn asked() -> Option<*mut TraceFilter> {
+    let filter = TRACE.get_ptr_mut(0)?;
+    // SAFETY: the map owns the value; a torn question is at worst a wrong line for a person.
+    let stands = unsafe { (&raw const (*filter).until).read_volatile() } != 0;
+    stands.then_some(filter)
+}
+
+/// Tells, if the question is about this packet. `capture` copies that many bytes of the packet,
+/// 1 to [`MOST`]; anything but 0 is a failure.
+#[inline(always)]
+pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> i64) {
+    let (Some(filter), told) = (asked(), Told::unpack(words)) else {
+        return;
+    };
+    // SAFETY: as in `asked`.
+    let filter = unsafe { &mut *filter };
+    // SAFETY: no memory is involved.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now > filter.until {
+        // Whoever asked is gone.
+        filter.until = 0;
+        return;
+    }
+    if !is_asked(filter, told.ifindex, told.code) {
+        return;
+    }
+    if now.wrapping_sub(filter.window) > WINDOW {
+        filter.window = now;
+        filter.told = 0;
+    }
+    let Some(mut entry) = EVENTS.reserve::<TraceEvent>(0) else {
+        filter.missed = filter.missed.wrapping_add(1);
+        return;
+    };
+    let event: *mut TraceEvent = entry.as_mut_ptr();
+    // The mask changes nothing, but the verifier follows it; the compiler must not see that.
+    let captured = black_box(told.length.min(MOST)) & MOST;
+    // SAFETY: the ring gave room for one event, all of which is written.
+    let wanted = unsafe {
+        (&raw mut (*event).time).write(now);
+        (&raw mut (*event).ifindex).write(told.ifindex);
+        (&raw mut (*event).egress).write(told.egress);
+        (&raw mut (*event).length).write(told.length);
+        (&raw mut (*event).outcome).write(told.code);
+        (&raw mut (*event).layer3).write(told.layer3.into());
+        (&raw mut (*event).data).write([0; CAPTURED]);
+        let copied = captured > 0 && capture((&raw mut (*event).data).cast(), captured) == 0;
+        (&raw mut (*event).captured).write(if copied { captured as u16 } else { 0 });
+        is_wanted(filter, &(*event).data, told.layer3)
+    };
+    if !wanted {
+        entry.discard(0);
+    } else if filter.told >= filter.limit {
+        filter.missed = filter.missed.wrapping_add(1);
+        entry.discard(0);
+    } else {
+        filter.told = filter.told.wrapping_add(1);
+        entry.submit(0);
+    }
+}
