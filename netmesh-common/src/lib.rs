@@ -16,3 +16,4 @@ pub mod rewrite;
 pub mod table;
 pub mod verdict;
 pub mod view;
+pub mod vlan;

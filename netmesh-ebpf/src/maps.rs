@@ -7,7 +7,7 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey,
+    PrefixKey, RibEntry, RibKey, vlan_key,
 };
 use netmesh_common::view::TableView;
 
@@ -29,10 +29,16 @@ static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NE
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
+// A device map for its side effect: the kernel removes an entry with its sub-interface.
+#[map]
+static VLANS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 #[map]
 static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
 static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
+// Device and port slot of the tagged frame that this CPU has handed over last.
+#[map]
+static LAST_VLAN: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 // The next two are user space's own memory; they are made and pinned with the rest.
 #[map]
 static RIB: HashMap<RibKey, RibEntry> =
@@ -62,6 +68,11 @@ impl TableView for Tables {
     fn port(&self, ifindex: u32) -> Option<Port> {
         port(ifindex)
     }
+
+    #[inline(always)]
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
+        VLANS.get_ifindex(vlan_key(device, vid)?)
+    }
 }
 
 /// The port with this interface index.
@@ -75,6 +86,22 @@ pub(crate) fn port(ifindex: u32) -> Option<Port> {
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32) -> bool {
     TX.redirect(ifindex, 0).is_ok()
+}
+
+/// Notes whose frame the kernel is about to send, for the case that nobody takes it.
+#[inline(always)]
+pub(crate) fn note_vlan(device: u32, slot: u32) {
+    if let Some(pointer) = LAST_VLAN.get_ptr_mut(0) {
+        // SAFETY: the map owns the value and this CPU alone writes it.
+        unsafe { *pointer = [device, slot] };
+    }
+}
+
+/// Slot of the VLAN sub-interface whose frame this device had handed over last on this CPU.
+#[inline(always)]
+pub(crate) fn last_vlan(device: u32) -> Option<u32> {
+    let [of, slot] = LAST_VLAN.get(0).copied()?;
+    (of == device).then_some(slot)
 }
 
 /// This CPU's counters of a prefix.

@@ -9,6 +9,7 @@ use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
 use crate::{count, maps};
 
@@ -41,10 +42,20 @@ impl PacketView for Packet<'_> {
         self.0.len() as usize
     }
 
+    const TAG_IN_DATA: bool = false;
+
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
+    fn tag_beside(&self) -> Option<(u16, u16)> {
         // SAFETY: the context points at the buffer this program was called with.
-        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+        let (present, protocol, control) = unsafe {
+            let buffer = self.0.skb.skb;
+            (
+                (*buffer).vlan_present,
+                (*buffer).vlan_proto,
+                (*buffer).vlan_tci,
+            )
+        };
+        (present != 0).then_some((u16::from_be(protocol as u16), control as u16))
     }
 
     #[inline(always)]
@@ -84,30 +95,27 @@ impl PacketView for Packet<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
-    let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let Some(port) = maps::port(ifindex) else {
+    let device = unsafe { (*context.skb.skb).ifindex };
+    let mut ingress = Ingress::new(false);
+    if !vlan::arrive(&Packet(context), device, &maps::Tables, &mut ingress) {
         return TC_ACT_UNSPEC;
-    };
-    let ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: false,
-    };
+    }
+    let slot = ingress.port.slot;
     let packets = Packet(context).segments().max(1);
     let wanted = context.len().min(HEADERS);
     if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
-        count::punted(port.slot, PuntReason::Malformed, packets);
+        count::punted(slot, PuntReason::Malformed, packets);
         return TC_ACT_UNSPEC;
     }
     let mut forward = Forward::EMPTY;
     match decide_into(&Packet(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
+        Outcome::Forward => hand_over(context, slot, &forward),
         Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, packets);
+            count::punted(slot, reason, packets);
             TC_ACT_UNSPEC
         }
         Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, packets);
+            count::dropped(slot, reason, packets);
             TC_ACT_SHOT
         }
     }
@@ -133,7 +141,7 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
 /// Every write goes through a helper: the buffer may be shared or in pieces.
 impl PacketEdit for Packet<'_> {
     #[inline(always)]
-    fn trim(&mut self, length: usize) -> Option<()> {
+    fn trim(&mut self, length: usize, _least: usize) -> Option<()> {
         let length = length as u32;
         if self.0.len() <= length {
             return Some(());
@@ -142,8 +150,12 @@ impl PacketEdit for Packet<'_> {
         done(unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), length, 0) })
     }
 
+    /// Only ever from no header to one: a sub-interface puts its tag on by itself.
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
+    fn resize_header(&mut self, from: usize, _to: usize) -> Option<()> {
+        if from != 0 {
+            return Some(());
+        }
         // SAFETY: the context is this program's own.
         done(unsafe { bpf_skb_change_head(self.0.as_ptr().cast(), ETHERNET as u32, 0) })
     }

@@ -2,14 +2,15 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
-use netmesh_common::header::{ETHERNET, SHORTEST_FRAME};
+use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
 use crate::{count, maps};
 
@@ -35,8 +36,8 @@ impl PacketEdit for Frame<'_> {
     /// What follows the packet goes, as in `pskb_trim_rcsum` of `ip6_rcv_core`; but
     /// `ndo_xdp_xmit` sends a frame as it is, so the padding up to Ethernet's least stays.
     #[inline(always)]
-    fn trim(&mut self, length: usize) -> Option<()> {
-        let wanted = length.max(SHORTEST_FRAME);
+    fn trim(&mut self, length: usize, least: usize) -> Option<()> {
+        let wanted = length.max(least);
         let surplus = self.length().saturating_sub(wanted);
         if surplus == 0 {
             return Some(());
@@ -48,10 +49,16 @@ impl PacketEdit for Frame<'_> {
         (result == 0).then_some(())
     }
 
-    /// A frame has its header.
+    /// A tag comes or goes. Drivers leave room in front (`XDP_PACKET_HEADROOM`).
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
-        None
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()> {
+        if from == to {
+            return Some(());
+        }
+        let shorter = (from as i32).wrapping_sub(to as i32);
+        // SAFETY: the context is this program's own.
+        let result = unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), shorter) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]
@@ -73,27 +80,24 @@ impl PacketEdit for Frame<'_> {
 /// Runs the decision on a frame.
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
-    let ifindex = context.ingress_ifindex() as u32;
-    let Some(mut port) = maps::port(ifindex) else {
+    let device = context.ingress_ifindex() as u32;
+    let mut ingress = Ingress::new(true);
+    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
         return xdp_action::XDP_PASS;
-    };
+    }
     // Frames have a link-layer header; without this the verifier must also follow packets that
     // have none.
-    port.flags &= !Port::LAYER3;
-    let ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: true,
-    };
+    ingress.port.flags &= !Port::LAYER3;
+    let slot = ingress.port.slot;
     let mut forward = Forward::EMPTY;
     match decide_into(&Frame(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
+        Outcome::Forward => hand_over(context, device, &ingress, &forward),
         Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, 1);
+            count::punted(slot, reason, 1);
             xdp_action::XDP_PASS
         }
         Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, 1);
+            count::dropped(slot, reason, 1);
             xdp_action::XDP_DROP
         }
     }
@@ -101,7 +105,8 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
 
 /// Arms the redirection first: where it is refused the frame is still as it came.
 #[inline(always)]
-fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
+fn hand_over(context: &XdpContext, device: u32, ingress: &Ingress, forward: &Forward) -> u32 {
+    let slot = ingress.port.slot;
     if !maps::redirect(forward.ifindex) {
         count::punted(slot, PuntReason::EgressNotAPort, 1);
         return xdp_action::XDP_PASS;
@@ -115,6 +120,9 @@ fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
         return xdp_action::XDP_DROP;
     }
     count::forwarded(slot, forward);
+    if ingress.tagged {
+        maps::note_vlan(device, slot);
+    }
     xdp_action::XDP_REDIRECT
 }
 

@@ -24,6 +24,7 @@ mod sys;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod vlan;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};

@@ -22,6 +22,7 @@ pub(super) struct Maps {
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) tx: DevMapHash<MapData>,
+    pub(super) vlans: DevMapHash<MapData>,
     pub(super) prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
@@ -114,6 +115,14 @@ const TX: Shape = shape(
     Some(MAX_PORTS),
     BPF_F_RDONLY_PROG,
 );
+const VLANS: Shape = shape(
+    "VLANS",
+    MapType::DevMapHash,
+    4,
+    8,
+    Some(MAX_PORTS),
+    BPF_F_RDONLY_PROG,
+);
 const PREFIX_CNT: Shape = shape(
     "PREFIX_CNT",
     MapType::PerCpuArray,
@@ -148,13 +157,14 @@ const COUNTER_IDS: Shape = shape(
 );
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 10] = [
+pub(super) const NAMES: [&str; 11] = [
     FIB6.name,
     FIB4.name,
     NEXT_HOPS.name,
     NEIGHBOURS.name,
     PORTS.name,
     TX.name,
+    VLANS.name,
     PREFIX_CNT.name,
     PORT_CNT.name,
     RIB.name,
@@ -172,6 +182,7 @@ impl Maps {
             neighbours: typed(folder, &NEIGHBOURS)?,
             ports: typed(folder, &PORTS)?,
             tx: typed(folder, &TX)?,
+            vlans: typed(folder, &VLANS)?,
             prefix_counters: typed(folder, &PREFIX_CNT)?,
             port_counters: typed(folder, &PORT_CNT)?,
             rib: typed(folder, &RIB)?,
