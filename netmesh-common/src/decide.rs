@@ -12,7 +12,7 @@
 //! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
 use crate::class::Address;
-use crate::header::{self, ETHERNET, Family, Header};
+use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Verdict};
 use crate::view::{Ingress, PacketView, TableView};
@@ -74,7 +74,7 @@ fn route<P: PacketView, T: TableView>(
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
     let (offset, family) = if ingress.port.flags & Port::LAYER3 == 0 {
-        (ETHERNET, header::ethernet(packet, ingress.port.mac)?)
+        header::ethernet(packet, ingress)?
     } else {
         (0, header::version(packet)?)
     };
@@ -137,9 +137,11 @@ fn cross<P: PacketView, T: TableView>(
     } else {
         Link(next_hop.link).mac().ok_or(PuntReason::Unresolved)?
     };
+    let vlan = egress_tag(&next_hop, ingress, table)?;
     *forward = Forward {
         ifindex: next_hop.ifindex,
         layer3,
+        vlan,
         destination_mac,
         source_mac: next_hop.source_mac,
         offset: offset as u32,
@@ -241,6 +243,23 @@ fn check_destination<T: TableView>(
         return Err(DropReason::Martian.into());
     }
     Ok(())
+}
+
+/// The tag that a frame must carry through the device below a VLAN sub-interface: XDP cannot send
+/// to the sub-interface itself. 0 for none.
+#[inline(always)]
+fn egress_tag<T: TableView>(
+    next_hop: &NextHop,
+    ingress: &Ingress,
+    table: &T,
+) -> Result<u16, Refusal> {
+    if !ingress.frames_only || next_hop.flags & NextHop::VLAN == 0 {
+        return Ok(0);
+    }
+    match table.port(next_hop.ifindex).map_or(0, |port| port.vlan) {
+        0 => Err(PuntReason::EgressNotAPort.into()),
+        vid => Ok(vid),
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,8 @@
 use crate::checksum;
 use crate::class::Address;
 use crate::verdict::PuntReason;
-use crate::view::PacketView;
+use crate::view::{Ingress, PacketView};
+use crate::vlan::TAG;
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -11,10 +12,13 @@ pub const ETHERNET: usize = 14;
 /// Length of the shortest frame, without its check sequence (IEEE 802.3; `ETH_ZLEN`).
 pub const SHORTEST_FRAME: usize = 60;
 
+/// Offset of the EtherType in an Ethernet header, and of the tag in a tagged one.
+pub(crate) const TAG_OFFSET: usize = ETHERNET - 2;
+
 /// EtherTypes (IEEE 802 numbers).
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol numbers the forwarding decision knows.
@@ -131,22 +135,32 @@ impl Wire {
     }
 }
 
-/// Reads the Ethernet header: the family of what follows it.
+/// Reads the Ethernet header, behind the tag of the port if it has one: where the IP header
+/// begins, and its family.
 ///
 /// # Errors
 /// The reason why the frame is the kernel's.
-pub fn ethernet<P: PacketView>(packet: &P, mac: [u8; 6]) -> Result<Family, PuntReason> {
+#[inline(always)]
+pub fn ethernet<P: PacketView>(
+    packet: &P,
+    ingress: &Ingress,
+) -> Result<(usize, Family), PuntReason> {
     let header: [u8; ETHERNET] = packet.load(0).ok_or(PuntReason::Malformed)?;
-    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1] = header;
-    if [d0, d1, d2, d3, d4, d5] != mac {
+    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, mut t0, mut t1] = header;
+    if [d0, d1, d2, d3, d4, d5] != ingress.port.mac {
         return Err(PuntReason::NotForUs);
     }
-    if packet.has_vlan_tag() {
+    let mut offset = ETHERNET;
+    if packet.tag_beside().is_some() {
         return Err(PuntReason::Vlan);
     }
+    if P::TAG_IN_DATA && ingress.tagged {
+        [t0, t1] = packet.load(ETHERNET + 2).ok_or(PuntReason::Malformed)?;
+        offset += TAG;
+    }
     match u16::from_be_bytes([t0, t1]) {
-        ETHERTYPE_IPV6 => Ok(Family::V6),
-        ETHERTYPE_IPV4 => Ok(Family::V4),
+        ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
+        ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(PuntReason::Vlan),
         _ => Err(PuntReason::NotIp),
     }

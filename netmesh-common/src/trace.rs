@@ -99,7 +99,7 @@ const _: () = assert!(size_of::<TraceFilter>() == 88);
 const _: () = assert!(size_of::<TraceEvent>() == 24 + CAPTURED);
 
 /// First code of the drops.
-const DROPS: u8 = 40;
+pub const DROPS: u8 = 40;
 
 /// An outcome as a number below 64: 0 for forwarded, then the punts, from 40 on the drops.
 #[inline(always)]

@@ -1,6 +1,7 @@
 //! Counting, after the decision and before the packet is handed over.
 
-use netmesh_common::verdict::{DropReason, Forward, PuntReason};
+use netmesh_common::trace::DROPS;
+use netmesh_common::verdict::Forward;
 
 use crate::maps;
 
@@ -40,23 +41,33 @@ pub(crate) fn forwarded(slot: u32, forward: &Forward) {
     }
 }
 
-/// A packet was left to the kernel.
+/// A packet was not forwarded: the code of its outcome, which is not 0, says why.
 #[inline(always)]
-pub(crate) fn punted(slot: u32, reason: PuntReason, packets: u32) {
+pub(crate) fn refused(slot: u32, code: u8, packets: u32) {
+    if code < DROPS {
+        punted(slot, u32::from(code.wrapping_sub(1)), packets);
+    } else {
+        dropped(slot, u32::from(code.wrapping_sub(DROPS)), packets);
+    }
+}
+
+/// A packet was left to the kernel, for the reason of that index.
+#[inline(always)]
+pub(crate) fn punted(slot: u32, reason: u32, packets: u32) {
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(u64::from(packets));
-        if let Some(counter) = counters.punted.get_mut(reason.index() as usize) {
+        if let Some(counter) = counters.punted.get_mut(reason as usize) {
             *counter = counter.wrapping_add(u64::from(packets));
         }
     });
 }
 
-/// A packet was dropped.
+/// A packet was dropped, for the reason of that index.
 #[inline(always)]
-pub(crate) fn dropped(slot: u32, reason: DropReason, packets: u32) {
+pub(crate) fn dropped(slot: u32, reason: u32, packets: u32) {
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(u64::from(packets));
-        if let Some(counter) = counters.dropped.get_mut(reason.index() as usize) {
+        if let Some(counter) = counters.dropped.get_mut(reason as usize) {
             *counter = counter.wrapping_add(u64::from(packets));
         }
     });

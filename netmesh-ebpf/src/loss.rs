@@ -1,6 +1,8 @@
 //! What XDP had handed over and no device took: the program has long said "redirect" by then, so
 //! only the kernel's tracepoints tell.
 
+use netmesh_common::table::Port;
+
 use crate::follow::{NEIGHBOUR_LAYOUT, read};
 use crate::{count, maps};
 
@@ -19,6 +21,13 @@ pub(crate) fn lost(from: *const u8, packets: i32) -> Option<()> {
         return None;
     }
     let ifindex: u32 = read(from, layout.dev_ifindex)?;
-    count::lost(maps::port(ifindex)?.slot, packets);
+    let own = maps::port(ifindex).filter(|port| port.flags & Port::XDP != 0);
+    let slot = match own {
+        Some(port) => port.slot,
+        // The device below VLAN sub-interfaces. Frames of several may be lost at once: all of
+        // them are the last one's, so that the sum is right.
+        None => maps::last_vlan(ifindex)?,
+    };
+    count::lost(slot, packets);
     Some(())
 }

@@ -7,10 +7,10 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey,
+    PrefixKey, RibEntry, RibKey, vlan_key,
 };
 use netmesh_common::verdict::Forward;
-use netmesh_common::view::{Ingress, TableView};
+use netmesh_common::view::TableView;
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -30,10 +30,16 @@ static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NE
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
+// A device map for its side effect: the kernel removes an entry with its sub-interface.
+#[map]
+static VLANS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 #[map]
 static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
 static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
+// Device and port slot of the tagged frame that this CPU has handed over last.
+#[map]
+static LAST_VLAN: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 // The next two are user space's own memory; they are made and pinned with the rest.
 #[map]
 static RIB: HashMap<RibKey, RibEntry> =
@@ -42,22 +48,14 @@ static RIB: HashMap<RibKey, RibEntry> =
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
     HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
 
-/// What a program works on, off its stack of 512 bytes. Not pinned: nobody else looks at it.
+// What a program decides is kept off its stack of 512 bytes. Not pinned: nobody else looks at it.
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static FORWARD: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
 
-/// See [`WORK`].
-pub(crate) struct Work {
-    /// Where the packet came in.
-    pub(crate) ingress: Ingress,
-    /// Where it goes, once that is decided.
-    pub(crate) forward: Forward,
-}
-
-/// This CPU's. Programs run with bottom halves off, none inside another.
+/// This CPU's place for a decision. Programs run with bottom halves off, none inside another.
 #[inline(always)]
-pub(crate) fn work() -> Option<&'static mut Work> {
-    let pointer = WORK.get_ptr_mut(0)?;
+pub(crate) fn forward() -> Option<&'static mut Forward> {
+    let pointer = FORWARD.get_ptr_mut(0)?;
     // SAFETY: the map owns the value, which only this CPU uses; its first zeros are values of all
     // its fields (`Family::V6`, `false`), and only whole ones are written later.
     Some(unsafe { &mut *pointer })
@@ -84,6 +82,11 @@ impl TableView for Tables {
     fn port(&self, ifindex: u32) -> Option<Port> {
         port(ifindex)
     }
+
+    #[inline(always)]
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
+        VLANS.get_ifindex(vlan_key(device, vid)?)
+    }
 }
 
 /// The port with this interface index.
@@ -97,6 +100,22 @@ pub(crate) fn port(ifindex: u32) -> Option<Port> {
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32) -> bool {
     TX.redirect(ifindex, 0).is_ok()
+}
+
+/// Notes whose frame the kernel is about to send, for the case that nobody takes it.
+#[inline(always)]
+pub(crate) fn note_vlan(device: u32, slot: u32) {
+    if let Some(pointer) = LAST_VLAN.get_ptr_mut(0) {
+        // SAFETY: the map owns the value and this CPU alone writes it.
+        unsafe { *pointer = [device, slot] };
+    }
+}
+
+/// Slot of the VLAN sub-interface whose frame this device had handed over last on this CPU.
+#[inline(always)]
+pub(crate) fn last_vlan(device: u32) -> Option<u32> {
+    let [of, slot] = LAST_VLAN.get(0).copied()?;
+    (of == device).then_some(slot)
 }
 
 /// This CPU's counters of a prefix.

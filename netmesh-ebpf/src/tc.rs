@@ -11,10 +11,11 @@ use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
-use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
+use netmesh_common::trace::{DROPS, outcome_code};
+use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
-use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -47,10 +48,20 @@ impl PacketView for Packet<'_> {
         self.0.len() as usize
     }
 
+    const TAG_IN_DATA: bool = false;
+
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
+    fn tag_beside(&self) -> Option<(u16, u16)> {
         // SAFETY: the context points at the buffer this program was called with.
-        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+        let (present, protocol, control) = unsafe {
+            let buffer = self.0.skb.skb;
+            (
+                (*buffer).vlan_present,
+                (*buffer).vlan_proto,
+                (*buffer).vlan_tci,
+            )
+        };
+        (present != 0).then_some((u16::from_be(protocol as u16), control as u16))
     }
 
     #[inline(always)]
@@ -99,35 +110,39 @@ fn tell(context: *mut c_void, words: (u64, u64)) {
 #[inline(always)]
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
-    let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let (Some(port), Some(work)) = (maps::port(ifindex), maps::work()) else {
+    let device = unsafe { (*context.skb.skb).ifindex };
+    let Some(forward) = maps::forward() else {
         return TC_ACT_UNSPEC;
     };
-    let Work { ingress, forward } = work;
-    *ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: false,
-    };
+    let mut ingress = Ingress::new(false);
+    if !vlan::arrive(&Packet(context), device, &maps::Tables, &mut ingress) {
+        return TC_ACT_UNSPEC;
+    }
+    let slot = ingress.port.slot;
     let packets = Packet(context).segments().max(1);
     let wanted = context.len().min(HEADERS);
     if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
-        count::punted(port.slot, PuntReason::Malformed, packets);
+        count::punted(slot, PuntReason::Malformed.index(), packets);
         return TC_ACT_UNSPEC;
     }
-    let outcome = decide_into(&Packet(context), ingress, &maps::Tables, forward);
+    let code = outcome_code(decide_into(
+        &Packet(context),
+        &ingress,
+        &maps::Tables,
+        forward,
+    ));
     if trace::asked().is_some() {
-        let told = Told::new(ingress, outcome, forward, Packet(context).length());
+        let told = Told::new(&ingress, code, forward, Packet(context).length());
         tell(context.as_ptr(), told.pack());
     }
-    match outcome {
-        Outcome::Forward => hand_over(context, port.slot, forward),
-        Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, packets);
+    match code {
+        0 => hand_over(context, slot, forward),
+        1..DROPS => {
+            count::refused(slot, code, packets);
             TC_ACT_UNSPEC
         }
-        Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, packets);
+        _ => {
+            count::refused(slot, code, packets);
             TC_ACT_SHOT
         }
     }
@@ -138,11 +153,11 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
     // The buffer's notes of a transport header may lie behind the end of the packet, which then
     // cannot be cut there (`__bpf_skb_min_len`).
     if prepare(&mut Packet(context), forward).is_none() {
-        count::punted(slot, PuntReason::Malformed, forward.packets);
+        count::punted(slot, PuntReason::Malformed.index(), forward.packets);
         return TC_ACT_UNSPEC;
     }
     if rewrite(&mut Packet(context), forward).is_none() {
-        count::dropped(slot, DropReason::RewriteFailed, forward.packets);
+        count::dropped(slot, DropReason::RewriteFailed.index(), forward.packets);
         return TC_ACT_SHOT;
     }
     count::forwarded(slot, forward);
@@ -152,8 +167,10 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
 
 /// Every write goes through a helper: the buffer may be shared or in pieces.
 impl PacketEdit for Packet<'_> {
+    const FRAMES_ONLY: bool = false;
+
     #[inline(always)]
-    fn trim(&mut self, length: usize) -> Option<()> {
+    fn trim(&mut self, length: usize, _least: usize) -> Option<()> {
         let length = length as u32;
         if self.0.len() <= length {
             return Some(());
@@ -162,8 +179,12 @@ impl PacketEdit for Packet<'_> {
         done(unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), length, 0) })
     }
 
+    /// Only ever from no header to one: a sub-interface puts its tag on by itself.
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
+    fn resize_header(&mut self, from: usize, _to: usize) -> Option<()> {
+        if from != 0 {
+            return Some(());
+        }
         // SAFETY: the context is this program's own.
         done(unsafe { bpf_skb_change_head(self.0.as_ptr().cast(), ETHERNET as u32, 0) })
     }

@@ -7,10 +7,8 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use netmesh_common::table::Port;
-use netmesh_common::trace::{
-    CAPTURED, RING, TraceEvent, TraceFilter, WINDOW, is_asked, is_wanted, outcome_code,
-};
-use netmesh_common::verdict::{Forward, Outcome};
+use netmesh_common::trace::{CAPTURED, RING, TraceEvent, TraceFilter, WINDOW, is_asked, is_wanted};
+use netmesh_common::verdict::Forward;
 use netmesh_common::view::Ingress;
 
 #[map]
@@ -33,22 +31,14 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// The packet that came in there and met that outcome.
+    /// The packet that came in there and met the outcome with that code.
     #[inline(always)]
-    pub(crate) fn new(
-        ingress: &Ingress,
-        outcome: Outcome,
-        forward: &Forward,
-        length: usize,
-    ) -> Self {
+    pub(crate) fn new(ingress: &Ingress, code: u8, forward: &Forward, length: usize) -> Self {
         Self {
             ifindex: ingress.ifindex,
-            egress: match outcome {
-                Outcome::Forward => forward.ifindex,
-                _ => 0,
-            },
+            egress: if code == 0 { forward.ifindex } else { 0 },
             length: length as u32,
-            code: outcome_code(outcome),
+            code,
             layer3: ingress.port.flags & Port::LAYER3 != 0,
         }
     }

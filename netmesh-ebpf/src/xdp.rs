@@ -2,16 +2,19 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes};
+use aya_ebpf::helpers::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+};
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
-use netmesh_common::header::{ETHERNET, SHORTEST_FRAME};
+use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
+use netmesh_common::trace::{DROPS, outcome_code};
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
-use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -34,11 +37,13 @@ impl PacketView for Frame<'_> {
 }
 
 impl PacketEdit for Frame<'_> {
+    const FRAMES_ONLY: bool = true;
+
     /// What follows the packet goes, as in `pskb_trim_rcsum` of `ip6_rcv_core`; but
     /// `ndo_xdp_xmit` sends a frame as it is, so the padding up to Ethernet's least stays.
     #[inline(always)]
-    fn trim(&mut self, length: usize) -> Option<()> {
-        let wanted = length.max(SHORTEST_FRAME);
+    fn trim(&mut self, length: usize, least: usize) -> Option<()> {
+        let wanted = length.max(least);
         let surplus = self.length().saturating_sub(wanted);
         if surplus == 0 {
             return Some(());
@@ -50,10 +55,16 @@ impl PacketEdit for Frame<'_> {
         (result == 0).then_some(())
     }
 
-    /// A frame has its header.
+    /// A tag comes or goes. Drivers leave room in front (`XDP_PACKET_HEADROOM`).
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
-        None
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()> {
+        if from == to {
+            return Some(());
+        }
+        let shorter = (from as i32).wrapping_sub(to as i32);
+        // SAFETY: the context is this program's own.
+        let result = unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), shorter) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]
@@ -75,33 +86,32 @@ impl PacketEdit for Frame<'_> {
 /// Runs the decision on a frame.
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
-    let ifindex = context.ingress_ifindex() as u32;
-    let (Some(mut port), Some(work)) = (maps::port(ifindex), maps::work()) else {
+    let device = context.ingress_ifindex() as u32;
+    let Some(forward) = maps::forward() else {
         return xdp_action::XDP_PASS;
     };
+    let mut ingress = Ingress::new(true);
+    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
+        return xdp_action::XDP_PASS;
+    }
     // Frames have a link-layer header; without this the verifier must also follow packets that
     // have none.
-    port.flags &= !Port::LAYER3;
-    let Work { ingress, forward } = work;
-    *ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: true,
-    };
-    let outcome = decide_into(&Frame(context), ingress, &maps::Tables, forward);
-    let outcome = arm(outcome, forward);
+    ingress.port.flags &= !Port::LAYER3;
+    let slot = ingress.port.slot;
+    let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
+    let code = arm(outcome, forward);
     if trace::asked().is_some() {
-        let told = Told::new(ingress, outcome, forward, Frame(context).length());
+        let told = Told::new(&ingress, code, forward, Frame(context).length());
         tell(context.as_ptr().cast(), told.pack());
     }
-    match outcome {
-        Outcome::Forward => hand_over(context, port.slot, forward),
-        Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, 1);
+    match code {
+        0 => hand_over(context, device, &ingress, forward),
+        1..DROPS => {
+            count::refused(slot, code, 1);
             xdp_action::XDP_PASS
         }
-        Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, 1);
+        _ => {
+            count::refused(slot, code, 1);
             xdp_action::XDP_DROP
         }
     }
@@ -117,28 +127,33 @@ fn tell(context: *mut xdp_md, words: (u64, u64)) {
 }
 
 /// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
-/// frame is still as it came.
+/// frame is still as it came. The outcome as a code: of an enum that goes through here the
+/// compiler keeps bytes that not every path has set, and the verifier refuses those.
 #[inline(always)]
-fn arm(outcome: Outcome, forward: &Forward) -> Outcome {
+fn arm(outcome: Outcome, forward: &Forward) -> u8 {
     match outcome {
         Outcome::Forward if !maps::redirect(forward.ifindex) => {
-            Outcome::Punt(PuntReason::EgressNotAPort)
+            outcome_code(Outcome::Punt(PuntReason::EgressNotAPort))
         }
-        other => other,
+        other => outcome_code(other),
     }
 }
 
 #[inline(always)]
-fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
+fn hand_over(context: &XdpContext, device: u32, ingress: &Ingress, forward: &Forward) -> u32 {
+    let slot = ingress.port.slot;
     if prepare(&mut Frame(context), forward).is_none() {
-        count::punted(slot, PuntReason::Malformed, 1);
+        count::punted(slot, PuntReason::Malformed.index(), 1);
         return xdp_action::XDP_PASS;
     }
     if rewrite(&mut Frame(context), forward).is_none() {
-        count::dropped(slot, DropReason::RewriteFailed, 1);
+        count::dropped(slot, DropReason::RewriteFailed.index(), 1);
         return xdp_action::XDP_DROP;
     }
     count::forwarded(slot, forward);
+    if ingress.tagged {
+        maps::note_vlan(device, slot);
+    }
     xdp_action::XDP_REDIRECT
 }
 

@@ -26,6 +26,7 @@ mod sys;
 mod tests;
 pub mod trace;
 mod upgrade;
+mod vlan;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};

@@ -45,7 +45,7 @@ impl Kernel {
 pub(crate) struct Options {
     /// Which kernels.
     pub(crate) kernels: Vec<Kernel>,
-    /// Names, or parts of names, of tests; all of them when there are none.
+    /// Names, or parts of names, of tests, and names of test programs; all when there are none.
     pub(crate) tests: Vec<String>,
     /// The machine is killed after this.
     pub(crate) limit: Duration,
@@ -123,13 +123,10 @@ fn jobs(kernel: Kernel, netmesh: &Path, found: &[(String, PathBuf)], tests: &[St
             ("netmesh_tests", _) => continue,
             // It is a job of its own.
             ("demo", true) => continue,
-            // What this machine's kernel lacks these have; only one of them has netkit.
-            ("kinds", true) if kernel == Kernel::V6_1 => "--include-ignored --skip netkit".into(),
-            ("kinds", true) => "--include-ignored".into(),
-            // What the verifier said is for the reader.
-            ("programs", true) => "--nocapture".into(),
-            (_, true) => String::new(),
-            (_, false) => names.join(" "),
+            // A program's own name stands for all of it.
+            (name, true) => whole(kernel, name).to_owned(),
+            (name, false) if names.contains(&name) => whole(kernel, name).to_owned(),
+            (_, _) => names.join(" "),
         };
         jobs.push(Job {
             name: name.clone(),
@@ -138,6 +135,18 @@ fn jobs(kernel: Kernel, netmesh: &Path, found: &[(String, PathBuf)], tests: &[St
         });
     }
     jobs
+}
+
+/// How a test program is run as a whole.
+fn whole(kernel: Kernel, name: &str) -> &'static str {
+    match (name, kernel) {
+        // What this machine's kernel lacks these have; only one of them has netkit.
+        ("kinds", Kernel::V6_1) => "--include-ignored --skip netkit",
+        ("kinds" | "vlans", _) => "--include-ignored",
+        // What the verifier said is for the reader.
+        ("programs", _) => "--nocapture",
+        _ => "",
+    }
 }
 
 /// Builds the test programs and finds them.

@@ -3,6 +3,7 @@
 mod forward;
 mod header;
 mod policy;
+mod vlan;
 
 use netmesh_common::table::{FibEntry, Port};
 use netmesh_common::verdict::DropReason as D;
@@ -31,6 +32,8 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(forward::segmented());
     cases.extend(header::headers());
     cases.extend(header::scopes());
+    cases.extend(vlan::tagged_frames());
+    cases.extend(vlan::tags_beside());
     cases.extend(policy::actions());
     cases.extend(policy::sources());
     cases.extend(policy::edges());

@@ -412,6 +412,14 @@ pub struct Explain {
     pub dport: u16,
 }
 
+/// A prefix, or an address as the prefix that holds nothing else.
+fn prefix_or_address(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "neither a prefix nor an address".to_owned())
+}
+
 /// What is in a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ProtocolArgument {
@@ -439,8 +447,8 @@ impl ProtocolArgument {
 /// `netmesh trace`.
 #[derive(Clone, Debug, Args)]
 pub struct Trace {
-    /// Only packets from or to this prefix.
-    #[arg(long, value_name = "PREFIX")]
+    /// Only packets from or to this prefix or address.
+    #[arg(long, value_name = "PREFIX", value_parser = prefix_or_address)]
     pub prefix: Option<IpNet>,
     /// Only packets that come in through this port.
     #[arg(long, value_name = "DEV")]

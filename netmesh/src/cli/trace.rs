@@ -44,6 +44,7 @@ pub(super) async fn run(arguments: &Trace, out: &mut Output) -> Result<Exit, Fai
     let (view, facts) = look().await?;
     let filter = filter(arguments, &facts).map_err(Failure::rejected)?;
     let mut tracer = Tracer::start(&view, filter)?;
+    tracing::info!("the question stands");
     let mut left = arguments.count.unwrap_or(u64::MAX);
     // The ring has room for much more than comes in between.
     let mut look = tokio::time::interval(Duration::from_millis(10));

@@ -79,6 +79,8 @@ mod tests {
             mtu: 1500,
             kind: "veth".into(),
             up: true,
+            vlan: None,
+            takes_tags_off: false,
         };
         NamespaceFacts {
             devices: [("a".to_owned(), device(1)), ("b".to_owned(), device(2))].into(),

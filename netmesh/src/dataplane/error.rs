@@ -157,6 +157,27 @@ pub enum Error {
         /// The device.
         name: String,
     },
+    /// XDP on the device below a VLAN sub-interface.
+    #[error("XDP cannot stand in for {name}: {reason}; use --hook tc")]
+    NoXdpBelow {
+        /// The sub-interface.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// XDP would take frames of a VLAN for untagged ones.
+    #[error(
+        "{name} is attached by XDP, or was to be, and carries {vlan}: XDP may see frames of \
+         {vlan} without their tag and take them for its own; {remedy}"
+    )]
+    TagsHidden {
+        /// The device below.
+        name: String,
+        /// A VLAN sub-interface on it.
+        vlan: String,
+        /// What to do.
+        remedy: &'static str,
+    },
     /// Attaching failed.
     #[error("cannot attach {hook} to {name}{remedy}")]
     Attach {

@@ -67,9 +67,13 @@ impl View {
                 .try_into()
                 .map_err(|_| broken("its ports are of another shape"))?;
             for (ifindex, mut entry) in self.port_entries()? {
-                if ifindex == port.ifindex && entry.flags & PortEntry::LAYER3 != 0 {
-                    entry.flags &= !PortEntry::LAYER3;
-                    entry.mac = STAND_IN;
+                if ifindex == port.ifindex {
+                    // Untagged, and as if by a program of its own.
+                    entry.vlan = 0;
+                    if entry.flags & PortEntry::LAYER3 != 0 {
+                        entry.flags &= !PortEntry::LAYER3;
+                        entry.mac = STAND_IN;
+                    }
                 }
                 ports
                     .insert(ifindex, entry, 0)

@@ -23,6 +23,7 @@ pub(super) struct Maps {
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) tx: DevMapHash<MapData>,
+    pub(super) vlans: DevMapHash<MapData>,
     pub(super) prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
@@ -115,6 +116,14 @@ const TX: Shape = shape(
     Some(MAX_PORTS),
     BPF_F_RDONLY_PROG,
 );
+const VLANS: Shape = shape(
+    "VLANS",
+    MapType::DevMapHash,
+    4,
+    8,
+    Some(MAX_PORTS),
+    BPF_F_RDONLY_PROG,
+);
 const PREFIX_CNT: Shape = shape(
     "PREFIX_CNT",
     MapType::PerCpuArray,
@@ -159,13 +168,14 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 12] = [
+pub(super) const NAMES: [&str; 13] = [
     FIB6.name,
     FIB4.name,
     NEXT_HOPS.name,
     NEIGHBOURS.name,
     PORTS.name,
     TX.name,
+    VLANS.name,
     PREFIX_CNT.name,
     PORT_CNT.name,
     RIB.name,
@@ -188,6 +198,7 @@ impl Maps {
             neighbours: typed(folder, &NEIGHBOURS)?,
             ports: typed(folder, &PORTS)?,
             tx: typed(folder, &TX)?,
+            vlans: typed(folder, &VLANS)?,
             prefix_counters: typed(folder, &PREFIX_CNT)?,
             port_counters: typed(folder, &PORT_CNT)?,
             rib: typed(folder, &RIB)?,

@@ -66,7 +66,7 @@ pub(super) fn row(
     active: bool,
     facts: &NamespaceFacts,
 ) -> Option<RouteRow> {
-    let needs_neighbour = entry.action == Action::Forward as u8 && hop.flags == 0;
+    let needs_neighbour = entry.action == Action::Forward as u8 && hop.has_neighbour();
     Some(RouteRow {
         prefix: decode_prefix(prefix)?,
         origin,

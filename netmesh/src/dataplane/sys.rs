@@ -20,6 +20,8 @@ pub(super) struct LinkFacts {
     pub(super) ifindex: u32,
     /// Id of the program behind it.
     pub(super) program: u32,
+    /// Its own.
+    pub(super) id: u32,
 }
 
 /// Opens a pinned object.
@@ -97,6 +99,7 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     Ok(LinkFacts {
         ifindex,
         program: info.prog_id,
+        id: info.id,
     })
 }
 

@@ -7,3 +7,4 @@ mod lab;
 mod neighbour;
 mod route;
 mod traffic;
+mod vlan;

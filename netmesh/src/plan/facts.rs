@@ -32,9 +32,33 @@ pub struct Device {
     pub kind: String,
     /// Administratively up.
     pub up: bool,
+    /// The device below a VLAN sub-interface, where XDP can stand in for the sub-interface: its
+    /// tag is one of 802.1Q and the device is in the same namespace.
+    pub vlan: Option<Vlan>,
+    /// The receive side takes VLAN tags off before XDP sees a frame (`rx-vlan-offload`). Asked
+    /// only of devices that carry VLAN sub-interfaces.
+    pub takes_tags_off: bool,
 }
 
+/// What a VLAN sub-interface stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// Interface index of the device below.
+    pub device: u32,
+    /// The VLAN's number, 1 to 4094.
+    pub vid: u16,
+}
+
+/// [`Device::kind`] of a VLAN sub-interface.
+pub const VLAN: &str = "vlan";
+
 impl NamespaceFacts {
+    /// VLAN sub-interfaces of a device.
+    pub fn vlans_of(&self, ifindex: u32) -> impl Iterator<Item = (&LinkName, &Device)> {
+        let on = move |device: &Device| device.vlan.is_some_and(|vlan| vlan.device == ifindex);
+        self.devices.iter().filter(move |(_, device)| on(device))
+    }
+
     /// The name behind an interface index.
     #[must_use]
     pub fn name_of(&self, ifindex: u32) -> Option<&LinkName> {

@@ -237,6 +237,7 @@ pub(super) fn segmented() -> Vec<Case> {
                 bytes: ethernet(packet),
                 segment_size,
                 segments,
+                ..Input::default()
             },
             tc,
             xdp: None,
@@ -278,6 +279,7 @@ fn padded_segments(packet: Vec<u8>) -> Case {
             bytes,
             segment_size: 1400,
             segments: 3,
+            ..Input::default()
         },
         tc: Outcome::Punt(P::Malformed),
         xdp: None,
