@@ -7,6 +7,7 @@ mod error;
 pub mod ethtool;
 mod link;
 mod netlink;
+pub mod netfilter;
 pub mod netns;
 pub mod observe;
 pub mod probe;

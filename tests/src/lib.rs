@@ -3,7 +3,11 @@
 //! Every lab has names, an allocation's index range and interfaces of its own, so that tests run
 //! in parallel. Dropping it removes everything, also when the test panicked.
 
+pub mod field;
+pub mod pair;
 mod snapshot;
+pub mod stack;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;
