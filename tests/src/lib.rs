@@ -473,7 +473,8 @@ impl Drop for Lab {
                 let _ = Command::new("ip").args(["netns", "del", &name]).status();
             }
         }
-        for index in 0..16 {
+        let indexes = if self.base == 0 { 0..0 } else { 0..16 };
+        for index in indexes {
             let name = format!("wg-{:x}", self.base | index);
             let _ = netmesh::wireguard::userspace::stop(&name);
         }

@@ -5,7 +5,9 @@
 //!   eth0                          eth0       2a02:1812:2::/64, 100.81.2.0/24 on the right
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use netmesh::kernel::{ethtool, netns};
@@ -25,6 +27,8 @@ pub const ROUTER: Ipv6Addr = Ipv6Addr::new(0x2a02, 0x1812, 1, 0, 0, 0, 0, 1);
 /// The router as the left host's gateway, IPv4.
 pub const ROUTER4: Ipv4Addr = Ipv4Addr::new(100, 81, 1, 1);
 
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
 /// Every hook an Ethernet port has, as `dataplane attach --hook` names it.
 pub const HOOKS: [&str; 3] = ["xdp", "xdp-generic", "tc"];
 
@@ -38,7 +42,16 @@ impl Lab {
     /// Wires and addresses; the router forwards in the kernel, and has no data plane yet.
     #[must_use]
     pub fn pair() -> Self {
-        let mut lab = Self::new();
+        // Without resources a lab needs no indexes, of which there are few.
+        let (number, pid) = (COUNTER.fetch_add(1, Ordering::Relaxed), std::process::id());
+        let mut lab = Self {
+            id: format!("nmt-{pid}-p{number}"),
+            network: format!("p{number:x}x{pid:x}"),
+            base: 0,
+            machines: Vec::new(),
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            keys: BTreeMap::new(),
+        };
         for machine in ["left", "router", "right"] {
             lab.machine(machine);
         }

@@ -8,8 +8,8 @@ use netmesh::kernel::netns;
 use netmesh::plan::state::Namespace;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind,
-    recv, send, setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike as _, bind, recv, send,
+    setsockopt, socket, sockopt,
 };
 
 use crate::slowness;

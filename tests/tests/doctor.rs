@@ -116,7 +116,11 @@ fn doctor_names_the_chains_that_the_fast_path_passes_by() {
     let idle = "table inet t { chain input { type filter hook input priority 0; policy drop; }
                                chain idle { type filter hook forward priority 0; } }";
     let made = nft(idle);
-    assert_eq!(firewall().0, "ok", "neither chain has a say in what is forwarded");
+    assert_eq!(
+        firewall().0,
+        "ok",
+        "neither chain has a say in what is forwarded"
+    );
     nft("table inet t { chain drops { type filter hook forward priority 1; policy drop; } }");
     nft("table ip n { chain out { type nat hook postrouting priority 100; masquerade; } }");
     let (severity, found) = firewall();

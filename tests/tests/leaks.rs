@@ -85,7 +85,9 @@ fn a_prefix_nobody_has_is_answered_and_not_sent_around() {
     assert_eq!(told.kind, 1, "destination unreachable: {told:?}");
     assert_eq!(
         told.by,
-        "2a02:1802:5e::1".parse::<IpAddr>().expect("the router")
+        "2a02:1800:10:1052::5"
+            .parse::<IpAddr>()
+            .expect("the router's uplink")
     );
     for _ in 0..20 {
         provider.send(&datagram(INTERNET.into(), nobody.into(), 64, MARK, 80));
@@ -129,13 +131,6 @@ fn nothing_leaves_an_exit_in_clear_when_its_tunnel_is_gone() {
     // They come in, and none goes out again.
     let arrived = segment.wait(PATIENCE, |frame| contains(frame, MARK + 19));
     assert!(arrived.is_some(), "the exit gets them");
-    let there = lab.at("provider");
-    let mut told = None;
-    eventually("an answer", Duration::from_secs(10), || {
-        told = probe(&there, PROVIDER.into(), SocketAddr::new(web, 33_434), 64);
-        told.is_some()
-    });
-    assert_eq!(told.expect("it is told").kind, 1, "destination unreachable");
     let left = std::iter::from_fn(|| segment.next()).filter(|frame| {
         let is_marked = (0..20).any(|n| contains(frame, MARK + n));
         // Errors about them quote them.

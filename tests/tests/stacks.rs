@@ -11,7 +11,7 @@ use netmesh::plan::state::Namespace;
 use netmesh_tests::pair::{HOOKS, LEFT, LEFT4, RIGHT, RIGHT4, ROUTER, ROUTER4, ends};
 use netmesh_tests::stack::{Ports, Stack, learnt_mtu, probe};
 use netmesh_tests::wire::{ETHERNET, Wire, checked};
-use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
+use netmesh_tests::{ALLOCATION, INTERNET, Lab, RESOURCES, eventually};
 
 /// Bytes of one transfer between two hosts, and of one through tunnels.
 const BULK: usize = 24 << 20;
@@ -286,6 +286,7 @@ fn what_may_be_fragmented_is_fragmented() {
         let lab = Lab::pair();
         lab.whole_checksums(hook != "tc");
         lab.ip("router", "link set port1 mtu 1400");
+        lab.ip("right", "link set eth0 mtu 1400");
         lab.attach_pair(hook, "any");
         // No discovery: the sender's packets may be fragmented.
         lab.set("left", "net/ipv4/ip_no_pmtu_disc", "1");
@@ -294,14 +295,20 @@ fn what_may_be_fragmented_is_fragmented() {
         let pings = ping(&lab.at("left"), LEFT4.into(), RIGHT4.into(), 1500, 3).expect("pings");
         assert_eq!(pings.received, 3, "{hook}");
         let grown = Stack::of(&router).since(&before);
-        assert_eq!(grown.get("IpFragOKs"), 3, "{hook}");
         assert_eq!(Ports::of(&router).punted("too_big"), 3, "{hook}");
+        assert_eq!(grown.get("IpFragOKs"), 3, "{hook}");
     }
 }
 
 /// A mesh whose router has this hook on both of its ports.
 fn mesh(hook: &str) -> Lab {
     let lab = Lab::mesh();
+    // The provider speaks for the internet: its link to the router is no way through it.
+    let (via, source) = ("2a02:1800:10:1052::5", "2a02:1800:20::10");
+    lab.ip(
+        "provider",
+        &format!("route replace {ALLOCATION} via {via} src {source}"),
+    );
     lab.apply_all();
     if hook != "xdp" {
         for (port, sources) in [("eth0", "external"), ("eth1", "behind")] {
@@ -343,7 +350,7 @@ fn tunnelled_bulk(hook: &str) {
     let (web, provider) = (lab.resource("web"), lab.at("provider"));
     let ends = [Ends {
         left: (&web, IpAddr::V6(lab.address(&RESOURCES[1]))),
-        right: (&provider, PROVIDER.into()),
+        right: (&provider, INTERNET.into()),
     }];
     let nodes = ["node-1", "node-2"].map(|node| lab.at(node));
     let underlay = nodes.each_ref().map(Stack::of);
@@ -399,20 +406,26 @@ fn bulk_transfers_cross_tunnel_exit_and_router_by_tc() {
 /// from the exit, whose data plane finds the packet too big, the other.
 fn tunnel_mtu(hook: &str) {
     let mut lab = mesh(hook);
-    let service = behind_web(&mut lab);
+    let [service, other] = behind_web(&mut lab);
     let (here, provider, exit) = (lab.at("service"), lab.at("provider"), lab.resource("gw"));
     assert_eq!(learnt_mtu(&provider, service), None);
     let before = routers(&lab).map(|router| Ports::of(&router).forwarded());
-    tcp((&provider, PROVIDER.into()), (&here, service), 1 << 20).expect("towards the tunnel");
+    tcp((&provider, INTERNET.into()), (&here, service), 1 << 20).expect("towards the tunnel");
     assert_eq!(
         learnt_mtu(&provider, service),
         Some(1420),
         "told by the exit"
     );
     assert!(Ports::of(&exit).punted("too_big") > 0);
-    tcp((&here, service), (&provider, PROVIDER.into()), 1 << 20).expect("out of the tunnel");
+    // By its other address: of this one the provider asks small segments by now.
+    let gateway = lab.address(&RESOURCES[1]);
+    lab.ip(
+        "service",
+        &format!("route replace default via {gateway} src {other}"),
+    );
+    tcp((&here, other), (&provider, INTERNET.into()), 1 << 20).expect("out of the tunnel");
     assert_eq!(
-        learnt_mtu(&here, PROVIDER.into()),
+        learnt_mtu(&here, INTERNET.into()),
         Some(1420),
         "told by the member"
     );
@@ -422,8 +435,8 @@ fn tunnel_mtu(hook: &str) {
     }
 }
 
-/// Plugs a host into the bridge of `web`; its address.
-fn behind_web(lab: &mut Lab) -> IpAddr {
+/// Plugs a host into the bridge of `web`; its addresses, the first of which it uses.
+fn behind_web(lab: &mut Lab) -> [IpAddr; 2] {
     lab.machine("service");
     let member = lab.resource("web").to_string();
     let index = lab.address(&RESOURCES[1]).segments()[3];
@@ -441,11 +454,15 @@ fn behind_web(lab: &mut Lab) -> IpAddr {
     lab.ip("service", "link set eth0 up");
     let mut address = lab.address(&RESOURCES[1]).segments();
     let gateway = Ipv6Addr::from(address);
-    address[7] = 0x77;
-    let address = Ipv6Addr::from(address);
-    lab.ip("service", &format!("addr add {address}/64 dev eth0 nodad"));
+    let addresses = [0x77, 0x78].map(|last| {
+        address[7] = last;
+        Ipv6Addr::from(address)
+    });
+    let [one, two] = addresses;
+    lab.ip("service", &format!("addr add {two}/128 dev eth0 nodad"));
+    lab.ip("service", &format!("addr add {one}/64 dev eth0 nodad"));
     lab.ip("service", &format!("route add default via {gateway}"));
-    address.into()
+    addresses.map(IpAddr::V6)
 }
 
 #[test]

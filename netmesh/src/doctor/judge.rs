@@ -421,7 +421,11 @@ mod tests {
                 "firewall.forward",
                 Warning,
             ),
-            (|m| m.firewall = Err("EPERM".into()), "firewall.forward", Warning),
+            (
+                |m| m.firewall = Err("EPERM".into()),
+                "firewall.forward",
+                Warning,
+            ),
             (|m| m.ports.as_mut().unwrap()[0].name = None, "port", Error),
         ];
         for (change, check, severity) in table {

@@ -102,7 +102,9 @@ fn answer(socket: &OwnedFd) -> io::Result<Vec<String>> {
             match kind {
                 NLMSG_DONE => return Ok(chains),
                 NLMSG_ERROR => {
-                    let code = body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code));
+                    let code = body
+                        .first_chunk()
+                        .map_or(0, |code| i32::from_ne_bytes(*code));
                     return Err(io::Error::from_raw_os_error(-code));
                 }
                 NEW_CHAIN => chains.extend(chain(body)),
@@ -118,7 +120,11 @@ fn message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
     let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
+    Some((
+        kind,
+        body,
+        bytes.get(length.next_multiple_of(4)..).unwrap_or_default(),
+    ))
 }
 
 /// A chain in words, if it has a say in what is forwarded.
@@ -132,15 +138,22 @@ fn chain(body: &[u8]) -> Option<String> {
     let attributes = body.get(GENERIC..)?;
     let text = |kind| {
         let value = attribute(attributes, kind)?;
-        std::str::from_utf8(value).ok().map(|text| text.trim_end_matches('\0'))
+        std::str::from_utf8(value)
+            .ok()
+            .map(|text| text.trim_end_matches('\0'))
     };
     // A chain without a hook is called by others.
     let hook = number(attribute(attributes, CHAIN_HOOK)?, HOOK_NUMBER)?;
     let translates = text(CHAIN_TYPE) == Some("nat");
     let idle = number(attributes, CHAIN_USE).unwrap_or(0) == 0
         && number(attributes, CHAIN_POLICY).unwrap_or(ACCEPT) == ACCEPT;
-    ((hook == FORWARD || translates) && !idle)
-        .then(|| Some(format!("{family} {} {}", text(CHAIN_TABLE)?, text(CHAIN_NAME)?)))?
+    ((hook == FORWARD || translates) && !idle).then(|| {
+        Some(format!(
+            "{family} {} {}",
+            text(CHAIN_TABLE)?,
+            text(CHAIN_NAME)?
+        ))
+    })?
 }
 
 /// The value of an attribute (`struct nlattr`).
@@ -158,5 +171,7 @@ fn attribute(mut bytes: &[u8], wanted: u16) -> Option<&[u8]> {
 
 /// A number attribute, in network order.
 fn number(bytes: &[u8], wanted: u16) -> Option<u32> {
-    Some(u32::from_be_bytes(*attribute(bytes, wanted)?.first_chunk()?))
+    Some(u32::from_be_bytes(
+        *attribute(bytes, wanted)?.first_chunk()?,
+    ))
 }
