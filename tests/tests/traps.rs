@@ -506,3 +506,21 @@ fn jumbo_frames_cross() {
         assert_eq!(field.kernel(), kernel, "{hook}: the fast path did it");
     }
 }
+
+/// RFC 8200 section 5: a link below 1280 bytes is none of IPv6's. The kernel takes its addresses
+/// and neighbours away, and the fast path has none left to send to.
+#[test]
+fn a_port_too_small_for_ipv6_carries_none() {
+    for hook in HOOKS {
+        let field = Field::plain(hook);
+        field.send(&marked());
+        assert_eq!(field.arrives(MARK), routed(marked()), "{hook}");
+        field.lab.ip("router", "link set port1 mtu 1000");
+        let before = field.ports().forwarded();
+        field.send(&datagram(LEFT.into(), RIGHT.into(), 64, MARK + 1, 80));
+        let error = field.error(1).expect("destination unreachable");
+        assert!(field.ports().punted("unresolved") > 0, "{hook} {:?}", field.ports());
+        assert_eq!(field.ports().forwarded(), before, "{hook}");
+        assert!(field.ports().punted("unresolved") > 0, "{hook}");
+    }
+}

@@ -31,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(forward::segmented());
     cases.extend(header::headers());
     cases.extend(header::scopes());
+    cases.extend(header::nowhere());
     cases.extend(policy::actions());
     cases.extend(policy::sources());
     cases.extend(policy::edges());
