@@ -547,7 +547,7 @@ fn traceroute_shows_a_plain_router() {
 
 #[test]
 fn echoes_of_every_size_cross_tunnel_exit_and_router() {
-    for hook in ["xdp", "tc"] {
+    for hook in HOOKS {
         let lab = mesh(hook);
         let [exit, router] = routers(&lab);
         let web = (&lab.resource("web"), IpAddr::V6(lab.address(&RESOURCES[1])));

@@ -295,7 +295,7 @@ fn ports(ports: &Result<Vec<Port>, String>) -> Vec<Finding> {
                 (Some(name), Some(warning)) => {
                     ok("port", format!("{name} ({})", port.link), warning).but(
                         Severity::Warning,
-                        "on its other end: ethtool -K DEV gro on".to_owned(),
+                        "on its other end: ethtool -K DEV gro on tx off".to_owned(),
                     )
                 }
                 (Some(name), None) => ok("port", format!("{name} ({})", port.link), meaning),
