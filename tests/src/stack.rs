@@ -2,7 +2,7 @@
 //! answers a packet that runs out of hops.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -188,7 +188,7 @@ pub fn probe(namespace: &Namespace, source: IpAddr, to: SocketAddr, hops: u8) ->
 
 fn address(from: &SockaddrStorage) -> Option<IpAddr> {
     if let Some(six) = from.as_sockaddr_in6() {
-        return Some(Ipv6Addr::from(six.ip()).into());
+        return Some(IpAddr::V6(six.ip()));
     }
     Some(IpAddr::V4(from.as_sockaddr_in()?.ip()))
 }
