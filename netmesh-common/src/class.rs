@@ -24,6 +24,18 @@ impl Address {
         }
     }
 
+    /// As a source it is nobody's beyond one link, and the kernel forwards packets from it all the
+    /// same: IPv4 in IPv6 form, 0/8, 169.254/16, class E. Those it refuses by itself may be here
+    /// or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_nobodys(&self) -> bool {
+        match self {
+            Self::V6(a) => is_zero_or_mapped(a),
+            Self::V4(a) => a[0] == 0 || a[0] >= 240 || (a[0] == 169 && a[1] == 254),
+        }
+    }
+
     /// A special-purpose address that is not globally reachable (RFC 6890 and its registries,
     /// RFC 8190). 200::/7 and 400::/7 are in use by overlay networks and are no martians.
     #[inline(always)]
@@ -133,6 +145,31 @@ mod tests {
             "1.1.1.1",
         ] {
             assert!(!address(text).is_kernel_only(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobodys() {
+        for text in [
+            "::ffff:10.1.2.3",
+            "::1.2.3.4",
+            "0.1.2.3",
+            "169.254.1.10",
+            "240.0.0.1",
+        ] {
+            let address = address(text);
+            assert!(address.is_nobodys() && address.is_kernel_only(), "{text}");
+        }
+        // What the kernel needs to see, or to answer.
+        for text in [
+            "fe80::1",
+            "ff02::1",
+            "127.0.0.1",
+            "224.0.0.1",
+            "10.0.0.1",
+            "fd00::1",
+        ] {
+            assert!(!address(text).is_nobodys(), "{text}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! 1. What is not IP for this router goes to the kernel: other protocols, other stations' frames,
 //!    broken headers, scopes that never cross a router.
 //! 2. A source that cannot live behind its port is dropped, before anything that would make the
-//!    kernel answer it, or forward it instead (RFC 2827).
+//!    kernel answer it, or forward it instead (RFC 2827), and so is one that lives nowhere.
 //! 3. What has options goes to the kernel.
 //! 4. The route's action.
 //! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
@@ -103,7 +103,7 @@ fn cross<P: PacketView, T: TableView>(
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
     if ip.source.is_kernel_only() || ip.destination.is_kernel_only() {
-        return Err(PuntReason::Scope.into());
+        return Err(scope(ip, ingress, table));
     }
 
     let to = table.lookup(&ip.destination);
@@ -155,6 +155,21 @@ fn cross<P: PacketView, T: TableView>(
         bytes: ip.wire.bytes,
     };
     Ok(())
+}
+
+/// The kernel's, but for what it would route as if the source were anybody's: where a port does not
+/// believe every source, such a packet may reach this node at most.
+#[inline(always)]
+fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
+    let believes = ingress.port.flags & (Port::SOURCES_BEHIND | Port::EXTERNAL) == 0;
+    if believes || ip.destination.is_kernel_only() || !ip.source.is_nobodys() {
+        return PuntReason::Scope.into();
+    }
+    let to = table.lookup(&ip.destination).unwrap_or(FibEntry::NONE);
+    if to.action == Action::Local as u8 {
+        return PuntReason::Scope.into();
+    }
+    DropReason::SourceInvalid.into()
 }
 
 /// What the route says; only `Forward` goes on.

@@ -8,7 +8,7 @@ pub mod judge;
 use std::fs;
 
 use crate::dataplane::{View, probe};
-use crate::kernel::{Kernel, probe as links};
+use crate::kernel::{Kernel, netfilter, probe as links};
 use crate::plan::state::Namespace;
 use crate::reconcile::identity;
 use judge::{Machine, Port, Seen};
@@ -40,6 +40,7 @@ pub async fn examine() -> Machine {
         kinds: links::link_kinds().map_err(|error| words(&error)),
         forwarding: ["ipv6/conf/all/forwarding", "ipv4/ip_forward"]
             .map(|name| line(&format!("/proc/sys/net/{name}"))),
+        firewall: netfilter::chains().map_err(|error| words(&error)),
         ports: ports().await,
     }
 }

@@ -34,6 +34,7 @@ pub(crate) fn all() -> Vec<Case> {
     cases.extend(header::scopes());
     cases.extend(vlan::tagged_frames());
     cases.extend(vlan::tags_beside());
+    cases.extend(header::nowhere());
     cases.extend(policy::actions());
     cases.extend(policy::sources());
     cases.extend(policy::edges());

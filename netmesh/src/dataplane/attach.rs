@@ -345,10 +345,13 @@ impl Instance {
     }
 }
 
-/// Native XDP sends frames to the other end of a veth pair only where that end runs NAPI.
+/// Native XDP sends frames to the other end of a veth pair only where that end runs NAPI, and loses
+/// the note that a frame of a local sender has an unfinished checksum (`CHECKSUM_PARTIAL`).
 const VETH_WARNING: &str = "native XDP on a veth: the other end must run NAPI or frames sent to \
                             this port are lost; turn its GRO on (`ethtool -K NAME gro on`) or \
-                            attach an XDP program there";
+                            attach an XDP program there. What it sends itself must carry whole \
+                            checksums (`ethtool -K NAME tx off`): XDP cannot see that one is \
+                            unfinished";
 
 /// What an operator should know about a port.
 fn warning(kind: Kind, device: &Device, facts: &NamespaceFacts) -> Option<&'static str> {

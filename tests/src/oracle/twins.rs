@@ -392,7 +392,8 @@ fn quiet(router: &Namespace) {
 }
 
 /// The kernel's own test of sources behind [`SOURCES_PORT`]: the route back is the way it came
-/// (RFC 3704 section 2.2), but for addresses that never cross a router.
+/// (RFC 3704 section 2.2), but for addresses that never cross a router. Nobody's addresses reach
+/// the router itself at most.
 fn strict(lab: &Lab) {
     let port = format!("p{SOURCES_PORT}");
     let rules = format!(
@@ -401,10 +402,14 @@ fn strict(lab: &Lab) {
                 type filter hook prerouting priority raw
                 iifname != \"{port}\" accept
                 meta pkttype != host accept
-                ip6 saddr {{ ::/96, fe80::/10, ff00::/8, ::ffff:0:0/96 }} accept
-                ip6 daddr {{ ::/96, fe80::/10, ff00::/8, ::ffff:0:0/96 }} accept
-                ip saddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }} accept
+                ip6 daddr {{ ::/96, ::ffff:0:0/96, fe80::/10, ff00::/8 }} accept
+                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} fib daddr type local accept
+                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} drop
+                ip6 saddr {{ fe80::/10, ff00::/8 }} accept
                 ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }} accept
+                ip saddr {{ 0.0.0.0/8, 169.254.0.0/16, 240.0.0.0/4 }} fib daddr type local accept
+                ip saddr {{ 0.0.0.0/8, 169.254.0.0/16, 240.0.0.0/4 }} drop
+                ip saddr {{ 127.0.0.0/8, 224.0.0.0/4 }} accept
                 fib saddr type broadcast drop
                 fib saddr oifname != \"{port}\" drop
             }}
