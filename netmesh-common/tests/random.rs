@@ -19,7 +19,7 @@ const PACKETS: u64 = 250;
 
 /// `NETMESH_SEED` begins with another router, or is the one a difference was told with.
 fn first_seed() -> u64 {
-    env::var("NETMESH_SEED").map_or(1, |seed| seed.parse().expect("NETMESH_SEED is a number"))
+    env::var("NETMESH_SEED").map_or(1, |seed| seed.parse().unwrap())
 }
 
 #[test]

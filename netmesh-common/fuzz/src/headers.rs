@@ -6,7 +6,7 @@ use netmesh_common::verdict::PuntReason;
 use netmesh_common::view::PacketView;
 
 use crate::cases::lab::INGRESS_MAC;
-use crate::model::{Read, Stop, read_ethernet, read_ip};
+use crate::model::{Read, Stop, read_ethernet, read_ip, read_version};
 
 struct Bytes<'a>(&'a [u8]);
 
@@ -26,11 +26,14 @@ pub fn headers(data: &[u8]) {
     let Some((&offset, bytes)) = data.split_first() else {
         return;
     };
-    let ethertype = header::ethernet(&Bytes(bytes), INGRESS_MAC).map(|family| match family {
+    let number = |family| match family {
         Family::V6 => 6,
         Family::V4 => 4,
-    });
-    assert_eq!(ethertype, punted(read_ethernet(bytes, INGRESS_MAC)));
+    };
+    let found = header::ethernet(&Bytes(bytes), INGRESS_MAC).map(number);
+    assert_eq!(found, punted(read_ethernet(bytes, INGRESS_MAC)));
+    let found = header::version(&Bytes(bytes)).map(number);
+    assert_eq!(found, punted(read_version(bytes)));
 
     let offset = usize::from(offset);
     let rest = bytes.get(offset..).unwrap_or_default();

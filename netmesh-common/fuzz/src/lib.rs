@@ -11,16 +11,13 @@ mod headers;
 mod rewrite;
 
 use cases::reference::{Hook, run};
-use cases::{Input, all, lab};
+use cases::{Case, Input, all, lab};
 use grammar::{Dice, hex, packet, world};
 use model::expect;
 use netmesh_common::table::Port;
 
 pub use headers::headers;
 pub use rewrite::rewrite;
-
-/// Bytes in front of the packet: the port's flags, the segment size, the segments.
-const FRONT: usize = 5;
 
 /// Port flags, GSO facts and a packet, through the lab's router.
 pub fn decide(data: &[u8]) {
@@ -66,23 +63,44 @@ fn agree(router: &cases::reference::Router, flags: u32, input: &Input) {
     }
 }
 
-/// The table of cases in the targets' own forms: target, name, bytes.
-pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
-    let mut seeds = Vec::new();
-    for case in all() {
-        let name = case.name.replace(|letter: char| !letter.is_alphanumeric(), "-");
-        let mut bytes = vec![case.flags as u8];
-        bytes.extend((case.input.segment_size as u16).to_be_bytes());
-        bytes.extend((case.input.segments as u16).to_be_bytes());
-        assert_eq!(bytes.len(), FRONT);
-        bytes.extend(&case.input.bytes);
-        seeds.push(("decide", name.clone(), bytes));
-        seeds.push(("headers", name.clone(), [&[14][..], &case.input.bytes].concat()));
-        seeds.push(("rewrite", name, [&[0; 32][..], &case.input.bytes].concat()));
+/// Writes a target's first corpus, made of the table of cases, to the folder that `NETMESH_SEEDS`
+/// names; does nothing where it names none.
+pub fn plant(target: &str) {
+    let Some(folder) = std::env::var_os("NETMESH_SEEDS") else {
+        return;
+    };
+    let folder = std::path::PathBuf::from(folder);
+    for (name, bytes) in seeds(target) {
+        std::fs::write(folder.join(name), bytes).expect("the folder of NETMESH_SEEDS is there");
     }
-    for seed in 0..64 {
-        let bytes = Dice::Seed(seed).bytes(1024);
-        seeds.push(("tables", format!("random-{seed}"), bytes));
+}
+
+/// The table of cases in a target's own form: name and bytes.
+fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
+    if target == "tables" {
+        let seed = |seed| (format!("random-{seed}"), Dice::Seed(seed).bytes(2048));
+        return (0..64).map(seed).collect();
     }
-    seeds
+    let seed = |case: Case| {
+        let name = case
+            .name
+            .replace(|letter: char| !letter.is_alphanumeric(), "-");
+        let Input {
+            bytes,
+            segment_size,
+            segments,
+        } = case.input;
+        let mut front = match target {
+            "decide" => {
+                let [_, _, size0, size1] = segment_size.to_be_bytes();
+                let [_, _, segments0, segments1] = segments.to_be_bytes();
+                vec![case.flags as u8, size0, size1, segments0, segments1]
+            }
+            "headers" => vec![14],
+            _ => vec![0; 32],
+        };
+        front.extend(bytes);
+        (name, front)
+    };
+    all().into_iter().map(seed).collect()
 }

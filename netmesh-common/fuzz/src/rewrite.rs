@@ -43,7 +43,11 @@ pub fn rewrite(data: &[u8]) {
         return;
     };
     let mut dice = Dice::Bytes(choices);
-    let family = if dice.one_in(2) { Family::V4 } else { Family::V6 };
+    let family = if dice.one_in(2) {
+        Family::V4
+    } else {
+        Family::V6
+    };
     let forward = Forward {
         layer3: dice.one_in(2),
         family,

@@ -20,7 +20,7 @@ use netmesh_common::verdict::{DropReason, PuntReason};
 use crate::cases::reference::{Hook, Router};
 use crate::cases::{Count, Input, Outcome, lab};
 pub(crate) use edit::edited;
-pub(crate) use read::{Read, read_ethernet, read_ip};
+pub(crate) use read::{Read, read_ethernet, read_ip, read_version};
 pub(crate) use table::Device;
 use table::{Does, Tables};
 
@@ -52,7 +52,7 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
     };
     let (start, version) = match ingress.has_frames {
         true => (14, read_ethernet(&input.bytes, lab::INGRESS_MAC)?),
-        false => (0, read::version(&input.bytes)?),
+        false => (0, read_version(&input.bytes)?),
     };
     let read = read_ip(&input.bytes[start..], version)?;
     let wire = Wire::of(&read, input, start)?;
@@ -95,7 +95,7 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
     if wire.largest > u64::from(egress.mtu) {
         return Err(Stop::Kernel(PuntReason::TooBig));
     }
-    leave(&read, &egress, hook, start, input, &wire, |tables_say| {
+    leave(&read, &egress, hook, start, input, |bytes| {
         let from = tables.longest_match(version, read.source);
         let count = |counter| Count {
             counter,
@@ -104,7 +104,7 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         };
         Outcome::Forward {
             ifindex: Some(egress.ifindex),
-            bytes: tables_say,
+            bytes,
             to: count(route.counter),
             from: from.and_then(|from| (from.counter != u32::MAX).then(|| count(from.counter))),
         }
@@ -207,7 +207,6 @@ fn leave(
     hook: Hook,
     start: usize,
     input: &Input,
-    _wire: &Wire,
     forward: impl FnOnce(Vec<u8>) -> Outcome,
 ) -> Result<Outcome, Stop> {
     let no_way = Err(Stop::Kernel(PuntReason::EgressNotAPort));

@@ -51,7 +51,7 @@ pub(crate) fn read_ethernet(frame: &[u8], own: [u8; 6]) -> Result<u8, Stop> {
 }
 
 /// The version of a packet without any other header in front.
-pub(crate) fn version(packet: &[u8]) -> Result<u8, Stop> {
+pub(crate) fn read_version(packet: &[u8]) -> Result<u8, Stop> {
     if packet.len() < 20 {
         return Err(kernel(PuntReason::Malformed));
     }

@@ -4,7 +4,6 @@
 //! `cargo xtask frames` runs it longer, through `NETMESH_FRAMES` and `NETMESH_SEED`.
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
@@ -43,9 +42,8 @@ const PROGRESS: Duration = Duration::from_secs(30);
 
 #[test]
 fn library_and_kernel_agree_on_random_frames() {
-    let number = |name: &str, usual: u64| {
-        env::var(name).map_or(usual, |text| text.parse().expect("it is a number"))
-    };
+    let number =
+        |name: &str, usual: u64| env::var(name).map_or(usual, |text| text.parse().unwrap());
     let frames = number("NETMESH_FRAMES", FRAMES);
     let first = number("NETMESH_SEED", 1);
     let threads = thread::available_parallelism()
