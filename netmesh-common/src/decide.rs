@@ -3,12 +3,13 @@
 //! It reads and never writes: a packet that is left to the kernel is untouched by construction.
 //! The order of the checks is part of the contract:
 //!
-//! 1. What is not plain IP for this router goes to the kernel: other protocols, other stations'
-//!    frames, broken headers, options, scopes that never cross a router.
+//! 1. What is not IP for this router goes to the kernel: other protocols, other stations' frames,
+//!    broken headers, scopes that never cross a router.
 //! 2. A source that cannot live behind its port is dropped, before anything that would make the
-//!    kernel answer it (RFC 2827).
-//! 3. The route's action.
-//! 4. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
+//!    kernel answer it, or forward it instead (RFC 2827).
+//! 3. What has options goes to the kernel.
+//! 4. The route's action.
+//! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
 use crate::class::Address;
 use crate::header::{self, ETHERNET, Family, Header};
@@ -110,6 +111,10 @@ fn cross<P: PacketView, T: TableView>(
     // arms of an `Option`.
     let from = table.lookup(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
+    // Not before: options must not open a way for a source that is not believed.
+    if let Some(reason) = ip.oddity.reason(ip.family) {
+        return Err(reason.into());
+    }
     let to = to.ok_or(PuntReason::NoRoute)?;
     let next_hop = follow(&to, table)?;
     check_destination(&ip.destination, &to, &next_hop, ingress, table)?;

@@ -3,11 +3,11 @@
 use crate::header::{ETHERNET, Family};
 use crate::verdict::Forward;
 
-/// A packet as its host changes it. `None` means that the change was not possible; the packet is
-/// then worth nothing any more.
+/// A packet as its host changes it. `None` means that the change was not possible; but for
+/// [`PacketEdit::trim`] the packet is then worth nothing any more.
 pub trait PacketEdit {
-    /// Cuts link-layer padding off: `length` is what is left of the frame. Free to do nothing
-    /// where the egress sends frames as they are.
+    /// Cuts off what follows the packet: `length` is what is left of the frame; `SHORTEST_FRAME` where
+    /// nobody pads it again. `None` leaves the packet as it was.
     fn trim(&mut self, length: usize) -> Option<()>;
 
     /// Makes room for an Ethernet header in front.
@@ -20,7 +20,14 @@ pub trait PacketEdit {
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 }
 
-/// Carries a decision out, up to handing the packet over.
+/// The first step of carrying a decision out. `None`: the packet is as it came, and the kernel's.
+#[inline(always)]
+#[must_use]
+pub fn prepare<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
+    packet.trim((forward.offset as usize).wrapping_add(forward.length as usize))
+}
+
+/// Carries a decision out after [`prepare`], up to handing the packet over.
 ///
 /// What can fail for want of memory comes first. Towards a device without a link-layer header the
 /// Ethernet header stays as it came: the kernel takes it off (`__bpf_redirect_no_mac`).
@@ -28,7 +35,6 @@ pub trait PacketEdit {
 #[must_use]
 pub fn rewrite<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
     let mut offset = forward.offset as usize;
-    packet.trim(offset.wrapping_add(forward.length as usize))?;
     if !forward.layer3 {
         if offset == 0 {
             packet.push_ethernet()?;

@@ -254,7 +254,7 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// IP bytes handed to another device.
     pub forwarded_bytes: u64,
-    /// Packets that could not be handed over although the decision was to forward.
+    /// Packets of `forwarded` that the other device did not take.
     pub redirect_failed: u64,
     /// By [`PuntReason::index`](crate::verdict::PuntReason::index).
     pub punted: [u64; REASONS],

@@ -61,3 +61,11 @@ pub(crate) fn dropped(slot: u32, reason: DropReason, packets: u32) {
         }
     });
 }
+
+/// Packets were handed over, and nobody took them.
+#[inline(always)]
+pub(crate) fn lost(slot: u32, packets: u32) {
+    on_port!(slot, |counters| {
+        counters.redirect_failed = counters.redirect_failed.wrapping_add(u64::from(packets));
+    });
+}

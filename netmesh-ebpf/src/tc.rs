@@ -6,7 +6,7 @@ use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_sk
 use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 
@@ -115,6 +115,12 @@ pub(crate) fn run(context: &TcContext) -> i32 {
 
 #[inline(always)]
 fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
+    // The buffer's notes of a transport header may lie behind the end of the packet, which then
+    // cannot be cut there (`__bpf_skb_min_len`).
+    if prepare(&mut Packet(context), forward).is_none() {
+        count::punted(slot, PuntReason::Malformed, forward.packets);
+        return TC_ACT_UNSPEC;
+    }
     if rewrite(&mut Packet(context), forward).is_none() {
         count::dropped(slot, DropReason::RewriteFailed, forward.packets);
         return TC_ACT_SHOT;

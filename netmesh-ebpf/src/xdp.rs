@@ -2,11 +2,11 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::helpers::{bpf_xdp_adjust_tail, bpf_xdp_get_buff_len};
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
-use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
+use netmesh_common::header::{ETHERNET, SHORTEST_FRAME};
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
@@ -32,10 +32,20 @@ impl PacketView for Frame<'_> {
 }
 
 impl PacketEdit for Frame<'_> {
-    /// `ndo_xdp_xmit` sends a frame as it is: without its padding it would be too short.
+    /// What follows the packet goes, as in `pskb_trim_rcsum` of `ip6_rcv_core`; but
+    /// `ndo_xdp_xmit` sends a frame as it is, so the padding up to Ethernet's least stays.
     #[inline(always)]
-    fn trim(&mut self, _length: usize) -> Option<()> {
-        Some(())
+    fn trim(&mut self, length: usize) -> Option<()> {
+        let wanted = length.max(SHORTEST_FRAME);
+        let surplus = self.length().saturating_sub(wanted);
+        if surplus == 0 {
+            return Some(());
+        }
+        let delta = (surplus as i32).wrapping_neg();
+        // SAFETY: the context is the one this program was called with; every pointer into the
+        // frame is made anew after this.
+        let result = unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), delta) };
+        (result == 0).then_some(())
     }
 
     /// A frame has its header.
@@ -94,6 +104,10 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
 fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
     if !maps::redirect(forward.ifindex) {
         count::punted(slot, PuntReason::EgressNotAPort, 1);
+        return xdp_action::XDP_PASS;
+    }
+    if prepare(&mut Frame(context), forward).is_none() {
+        count::punted(slot, PuntReason::Malformed, 1);
         return xdp_action::XDP_PASS;
     }
     if rewrite(&mut Frame(context), forward).is_none() {

@@ -61,11 +61,13 @@ const FOLLOWER_BUDGET: Budget = Budget {
     states: 100,
 };
 
-/// The programs that follow the neighbours, and their tracepoints.
-const FOLLOWERS: [(&str, &str); 3] = [
+/// The programs that follow neighbours and lost frames, and their tracepoints.
+const FOLLOWERS: [(&str, &str); 5] = [
     ("neigh_update_done", "neigh_update_done"),
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
+    ("xdp_sent", "xdp_devmap_xmit"),
+    ("xdp_refused", "xdp_redirect_err"),
 ];
 
 /// Prefix counters the cases use.

@@ -2,8 +2,8 @@
 
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide;
-use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
+use netmesh_common::header::{ETHERNET, SHORTEST_FRAME};
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::{FibEntry, NextHop, Port};
 use netmesh_common::verdict::{DropReason, PuntReason, Verdict};
 use netmesh_common::view::{Ingress, PacketView, TableView};
@@ -59,7 +59,7 @@ fn bit(bytes: &[u8], n: usize) -> bool {
 /// Which hook a host stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// Frames only, to ports only, never trimmed.
+    /// Frames only, to ports only, never shorter than Ethernet's least.
     Xdp,
     /// Any packet to any device.
     Tc,
@@ -91,9 +91,10 @@ impl PacketView for Packet {
 
 impl PacketEdit for Packet {
     fn trim(&mut self, length: usize) -> Option<()> {
-        if self.hook == Hook::Tc {
-            self.input.bytes.truncate(length);
-        }
+        self.input.bytes.truncate(match self.hook {
+            Hook::Tc => length,
+            Hook::Xdp => length.max(SHORTEST_FRAME),
+        });
         Some(())
     }
 
@@ -133,6 +134,9 @@ pub(crate) fn run(router: &Router, flags: u32, input: &Input, hook: Hook) -> Out
         Verdict::Forward(forward) => {
             if hook == Hook::Xdp && !lab::TX.contains(&forward.ifindex) {
                 return Outcome::Punt(PuntReason::EgressNotAPort);
+            }
+            if prepare(&mut packet, &forward).is_none() {
+                return Outcome::Punt(PuntReason::Malformed);
             }
             if rewrite(&mut packet, &forward).is_none() {
                 return Outcome::Drop(DropReason::RewriteFailed);

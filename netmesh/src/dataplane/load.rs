@@ -15,11 +15,13 @@ use super::{Error, kernel_layout, maps};
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
-/// The neighbour follower: program and the tracepoint it sits on.
-pub(super) const FOLLOWERS: [(&str, &str); 3] = [
+/// Programs that follow neighbours and lost frames, and the tracepoint each sits on.
+pub(super) const FOLLOWERS: [(&str, &str); 5] = [
     ("neigh_update_done", "neigh_update_done"),
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
+    ("xdp_sent", "xdp_devmap_xmit"),
+    ("xdp_refused", "xdp_redirect_err"),
 ];
 
 /// Programs that are pinned to be attached to ports.

@@ -64,12 +64,6 @@ pub(super) fn headers() -> Vec<Case> {
             P::Malformed,
         ),
         punt(
-            "no payload but a next header",
-            all,
-            e(v6(BEHIND, INSIDE, 64, 0)),
-            P::Malformed,
-        ),
-        punt(
             "hop-by-hop options",
             all,
             e(with(good6(), 6, 0)),
