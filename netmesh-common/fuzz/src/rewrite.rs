@@ -68,7 +68,8 @@ pub fn rewrite(data: &[u8]) {
         trims: dice.one_in(2),
         has_room: !dice.one_in(4),
     };
-    let done = rewrite::rewrite(&mut packet, &forward);
+    let done = rewrite::prepare(&mut packet, &forward)
+        .and_then(|()| rewrite::rewrite(&mut packet, &forward));
     let wanted = wanted(bytes, &forward, &packet);
     assert_eq!(done.is_some(), wanted.is_some(), "{forward:?}");
     if let Some(wanted) = wanted {

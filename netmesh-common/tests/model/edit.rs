@@ -6,13 +6,14 @@ use super::table::Device;
 /// The packet as it leaves through `egress`.
 ///
 /// An Ethernet header that came in stays in front of a packet to a device without one: the kernel
-/// takes it off. Padding stays behind a frame where the host sends frames as they are.
+/// takes it off. What follows the packet is cut off, but for the padding of a frame that would be
+/// shorter than the `least`.
 pub(crate) fn edited(
     packet: &[u8],
     start: usize,
     read: &Read,
     egress: &Device,
-    padding: bool,
+    least: usize,
 ) -> Vec<u8> {
     let (front, ip) = packet.split_at(start);
     let (ip, rest) = ip.split_at(read.length);
@@ -38,8 +39,7 @@ pub(crate) fn edited(
         _ => front.to_vec(),
     };
     out.extend(ip);
-    if padding {
-        out.extend(rest);
-    }
+    let missing = least.saturating_sub(out.len()).min(rest.len());
+    out.extend(&rest[..missing]);
     out
 }

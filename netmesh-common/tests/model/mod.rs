@@ -55,7 +55,6 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         false => (0, read_version(&input.bytes)?),
     };
     let read = read_ip(&input.bytes[start..], version)?;
-    let wire = Wire::of(&read, input, start)?;
 
     for address in [read.source, read.destination] {
         if registry::never_crosses(version, address) {
@@ -63,6 +62,14 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         }
     }
     believe_source(&read, &ingress, &tables)?;
+    // The kernel forwards what has options, so that comes after the source.
+    if read.has_options {
+        return Err(Stop::Kernel(match version {
+            6 => PuntReason::HopByHop,
+            _ => PuntReason::Ipv4Options,
+        }));
+    }
+    let wire = Wire::of(&read, input, start)?;
     let Some(route) = tables.longest_match(version, read.destination) else {
         return Err(Stop::Kernel(PuntReason::NoRoute));
     };
@@ -219,6 +226,7 @@ fn leave(
     if hook == Hook::Xdp && !lab::TX.contains(&egress.ifindex) {
         return no_way;
     }
-    let padding = hook == Hook::Xdp;
-    Ok(forward(edited(&input.bytes, start, read, egress, padding)))
+    // IEEE 802.3: nobody pads what XDP sends.
+    let least = if hook == Hook::Xdp { 60 } else { 0 };
+    Ok(forward(edited(&input.bytes, start, read, egress, least)))
 }

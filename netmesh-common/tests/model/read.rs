@@ -21,6 +21,9 @@ pub(crate) struct Read {
     pub(crate) header: usize,
     /// Bytes of the TCP or UDP header; 0 where another one follows, or none is there.
     pub(crate) transport_header: usize,
+    /// Routers on the way have to look at more than the fixed header; then only its addresses are
+    /// sure.
+    pub(crate) has_options: bool,
 }
 
 const fn kernel(reason: PuntReason) -> Stop {
@@ -75,18 +78,12 @@ fn read_ipv6(packet: &[u8]) -> Result<Read, Stop> {
     if packet.len() < 40 || packet[0] / 16 != 6 {
         return malformed;
     }
-    let next_header = packet[6];
-    // Section 4.3: the one header that every router on the way may have to look at.
-    if next_header == 0 {
-        return Err(kernel(PuntReason::HopByHop));
-    }
     let payload = number(&packet[4..6]) as usize;
-    // Section 4.7: nothing at all may follow only where the header says so. Elsewhere a length of
-    // zero is that of a jumbogram (RFC 2675 section 3), or of nothing that makes sense.
-    if payload == 0 && next_header != 59 {
-        return malformed;
-    }
-    if packet.len() < 40 + payload {
+    let next_header = packet[6];
+    // Section 4.3: the one header that every router on the way may have to look at. It may hold
+    // another length, that of a jumbogram (RFC 2675).
+    let has_options = next_header == 0;
+    if !has_options && packet.len() < 40 + payload {
         return malformed;
     }
     Ok(Read {
@@ -97,22 +94,23 @@ fn read_ipv6(packet: &[u8]) -> Result<Read, Stop> {
         length: 40 + payload,
         header: 40,
         transport_header: transport_header(&packet[40..], next_header),
+        has_options,
     })
 }
 
-/// RFC 791 section 3.1, RFC 1812 section 5.2.2.
+/// RFC 791 section 3.1, RFC 1812 section 5.2.2. Of a packet with options the kernel sees to the
+/// checksum.
 fn read_ipv4(packet: &[u8]) -> Result<Read, Stop> {
     let malformed = Err(kernel(PuntReason::Malformed));
-    if packet.len() < 20 || packet[0] / 16 != 4 {
+    if packet.len() < 20 || packet[0] / 16 != 4 || packet[0] % 16 < 5 {
         return malformed;
     }
-    match packet[0] % 16 {
-        0..5 => return malformed,
-        5 => {}
-        _ => return Err(kernel(PuntReason::Ipv4Options)),
-    }
+    let has_options = packet[0] % 16 > 5;
     let length = number(&packet[2..4]) as usize;
-    if length < 20 || length > packet.len() || checksum(&packet[..20]) != 0 {
+    if length < 20 || length > packet.len() {
+        return malformed;
+    }
+    if !has_options && checksum(&packet[..20]) != 0 {
         return malformed;
     }
     Ok(Read {
@@ -123,6 +121,7 @@ fn read_ipv4(packet: &[u8]) -> Result<Read, Stop> {
         length,
         header: 20,
         transport_header: transport_header(&packet[20..], packet[9]),
+        has_options,
     })
 }
 
