@@ -112,7 +112,7 @@ fn fuzz(binary: &Path, name: &str, longest: u32, minutes: u64) -> anyhow::Result
     let runs = lines
         .iter()
         .find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-    let done = lines.iter().rev().find(|line| line.contains(" DONE "));
+    let done = lines.iter().rev().find(|line| line.contains("\tDONE"));
     println!(
         "{name}: {} runs in {} s, nothing found; {}",
         runs.unwrap_or("?").trim(),

@@ -1,5 +1,8 @@
 //! Classes of addresses, as the registries list them.
 
+use std::net::IpAddr;
+use std::sync::OnceLock;
+
 /// The IANA special-purpose address registries (RFC 6890, RFC 8190): prefix, and whether it is
 /// globally reachable. The longest match of an address speaks for it; a prefix whose reachability
 /// the registry leaves open ("N/A": Teredo, 6to4) counts as reachable.
@@ -116,34 +119,48 @@ const SCOPED: [&str; 12] = [
 
 /// Scopes that end at a router.
 pub(super) fn never_crosses(version: u8, address: u128) -> bool {
-    SCOPED
-        .iter()
-        .any(|prefix| matches(prefix, version, address).is_some())
+    static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
+    let blocks = BLOCKS.get_or_init(|| SCOPED.map(|text| Block::read(text, false)).to_vec());
+    blocks.iter().any(|block| block.holds(version, address))
 }
 
 /// A special-purpose address that is not globally reachable.
 pub(super) fn is_martian(version: u8, address: u128) -> bool {
-    let found = SPECIAL
-        .iter()
-        .filter_map(|(prefix, reachable)| Some((matches(prefix, version, address)?, *reachable)));
-    found.max().is_some_and(|(_, reachable)| !reachable)
+    static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
+    let read = |(text, reachable)| Block::read(text, reachable);
+    let blocks = BLOCKS.get_or_init(|| SPECIAL.map(read).to_vec());
+    let holding = blocks.iter().filter(|block| block.holds(version, address));
+    let longest = holding.max_by_key(|block| block.length);
+    longest.is_some_and(|block| !block.reachable)
 }
 
-/// The prefix's length, where it holds the address.
-fn matches(prefix: &str, version: u8, address: u128) -> Option<u32> {
-    let (network, length) = prefix.split_once('/')?;
-    let length: u32 = length.parse().unwrap();
-    let (network, bits) = match version {
-        6 => {
-            let network: std::net::Ipv6Addr = network.parse().ok()?;
-            (network.to_bits(), 128)
+/// A row of a registry.
+#[derive(Clone)]
+struct Block {
+    version: u8,
+    network: u128,
+    length: u32,
+    reachable: bool,
+}
+
+impl Block {
+    fn read(text: &str, reachable: bool) -> Self {
+        let (network, length) = text.split_once('/').unwrap();
+        let (version, network) = match network.parse().unwrap() {
+            IpAddr::V6(address) => (6, address.to_bits()),
+            IpAddr::V4(address) => (4, u128::from(address.to_bits())),
+        };
+        Self {
+            version,
+            network,
+            length: length.parse().unwrap(),
+            reachable,
         }
-        _ => {
-            let network: std::net::Ipv4Addr = network.parse().ok()?;
-            (u128::from(network.to_bits()), 32)
-        }
-    };
-    let host_bits = bits - length;
-    let same = |address: u128| address.checked_shr(host_bits).unwrap_or(0);
-    (same(network) == same(address)).then_some(length)
+    }
+
+    fn holds(&self, version: u8, address: u128) -> bool {
+        let bits = if version == 6 { 128 } else { 32 };
+        let network_of = |address: u128| address.checked_shr(bits - self.length).unwrap_or(0);
+        self.version == version && network_of(self.network) == network_of(address)
+    }
 }
