@@ -5,6 +5,7 @@
 mod build;
 mod conformance;
 mod demo;
+mod fuzz;
 mod lint;
 mod mutants;
 mod progress;
@@ -80,6 +81,24 @@ enum Command {
     },
     /// Break the router on purpose, in a copy, and show that the tests see it.
     Mutants,
+    /// Fuzz the forwarding decision and the object files, guided by coverage.
+    Fuzz {
+        /// Minutes for each target.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Only this target; all of them when none is named.
+        #[arg(value_parser = fuzz::TARGETS.map(|(name, ..)| name))]
+        target: Option<String>,
+    },
+    /// Run random frames through the loaded programs and the library, and compare.
+    Frames {
+        /// How many.
+        #[arg(long, default_value_t = 10_000_000)]
+        frames: u64,
+        /// The first router's seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -107,6 +126,8 @@ fn main() -> ExitCode {
             conformance::run(&conformance::Options { cases, seed, modes })
         }
         Command::Mutants => mutants::run(),
+        Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
+        Command::Frames { frames, seed } => fuzz::frames(frames, seed),
         Command::Sweep => {
             sweep::run();
             Ok(())

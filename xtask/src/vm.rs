@@ -183,7 +183,7 @@ fn binaries() -> anyhow::Result<Vec<(String, PathBuf)>> {
 fn script(jobs: &[Job]) -> String {
     let mut script = format!(
         "export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root\n\
-         export RUST_BACKTRACE=0 NETMESH_TEST_PATIENCE=8 TMPDIR=/run/tmp\n\
+         export RUST_BACKTRACE=0 NETMESH_TEST_PATIENCE=8 NETMESH_FRAMES=10000 TMPDIR=/run/tmp\n\
          cd {} || exit 1\nfailed=0\nlate=\n{AGAIN}\n",
         root().display()
     );

@@ -270,7 +270,13 @@ pub(super) fn edges() -> Vec<Case> {
             D::Martian,
         ),
     ];
-    for source in ["fd00::1", "2001:db8::1", "100::1", "fec0::1"] {
+    for source in [
+        "fd00::1",
+        "2001:db8::1",
+        "100::1",
+        "100:0:0:1::1",
+        "fec0::1",
+    ] {
         cases.push(drop("a martian from outside", x, from(source), D::Martian));
     }
     for source in [
