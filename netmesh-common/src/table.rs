@@ -7,6 +7,8 @@
 //!                                        ▼        NEIGHBOURS (ifindex, address) ──► id
 //!                              PREFIX_COUNTERS[id]     ▲ read by the neighbour follower
 //!
+//!  FibEntry.next_hop ≥ MAX_NEXT_HOPS ──► GROUPS[id] ──► one of its NEXT_HOPS (see `group`)
+//!
 //!  RIB (prefix, origin) ──► RibEntry     user space only: every origin's route; the
 //!                                        preferred one of a prefix stands in the FIB
 //!  COUNTER_IDS (prefix) ──► id           user space only: identity of a counter
@@ -15,7 +17,7 @@
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
@@ -104,7 +106,8 @@ impl Origin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// Index into the next-hop table, or from [`MAX_NEXT_HOPS`] on of a group; 0 when the action
+    /// needs none.
     pub next_hop: u32,
     /// Index into the prefix counters.
     pub counter: u32,
@@ -292,7 +295,7 @@ pub struct RibKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct RibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// As in [`FibEntry`].
     pub next_hop: u32,
     /// [`Action`].
     pub action: u8,

@@ -37,6 +37,11 @@ impl PacketView for Packet<'_> {
     }
 
     #[inline(always)]
+    fn load_deep<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.load(offset).ok()
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         self.0.len() as usize
     }

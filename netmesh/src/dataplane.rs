@@ -10,6 +10,7 @@ mod counter_id;
 pub mod counters;
 pub mod error;
 pub mod fib;
+mod group;
 pub mod instance;
 mod kernel_layout;
 mod load;
