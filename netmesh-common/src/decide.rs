@@ -113,7 +113,7 @@ fn cross<P: PacketView, T: TableView>(
     let from = table.lookup(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
     let to = to.ok_or(PuntReason::NoRoute)?;
-    let next_hop = follow(&to, packet, offset, ip, table)?;
+    let next_hop = follow(&to, packet, offset, ip.family, table)?;
     check_destination(&ip.destination, &to, &next_hop, ingress, table)?;
 
     if ip.hop_limit <= 1 {
@@ -158,7 +158,7 @@ fn follow<P: PacketView, T: TableView>(
     entry: &FibEntry,
     packet: &P,
     offset: usize,
-    ip: &Header,
+    family: Family,
     table: &T,
 ) -> Result<NextHop, Refusal> {
     match Action::from_u8(entry.action) {
@@ -166,11 +166,10 @@ fn follow<P: PacketView, T: TableView>(
             let mut index = entry.next_hop;
             if let Some(id) = group::of(index) {
                 let group = table.group(id).ok_or(PuntReason::NoRoute)?;
-                index = group.choose(flow::hash(packet, offset, ip, group.seed), table);
+                let hash = flow::seeded(flow::hash(packet, offset, family), group.seed);
+                index = group.choose(hash, table);
             }
-            let next_hop = table
-                .next_hop(index)
-                .filter(|hop| hop.ifindex != 0);
+            let next_hop = table.next_hop(index).filter(|hop| hop.ifindex != 0);
             Ok(next_hop.ok_or(PuntReason::NoRoute)?)
         }
         Some(Action::Local) => Err(PuntReason::Local.into()),

@@ -85,9 +85,7 @@ impl Report {
                         node: resource.node.to_string(),
                         prefix: resource.prefix.to_string(),
                         exit: resource.exit.is_some(),
-                        uses: network
-                            .exit_for(resource)
-                            .map(|exit| exit.name.to_string()),
+                        uses: network.exit_for(resource).map(|exit| exit.name.to_string()),
                         derived: network.derive(resource),
                     })
                     .collect(),

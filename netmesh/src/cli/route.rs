@@ -34,7 +34,7 @@ async fn list(within: Option<IpNet>, out: &mut Output) -> Result<Exit, Failure> 
     show(&rows, out)
 }
 
-async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failure> {
+async fn get(address: IpAddr, out: &mut Output) -> Result<Exit, Failure> {
     let (view, facts) = look().await?;
     let best = view.get(address, &facts)?.map(|found| found.row);
     let Some(best) = best else {

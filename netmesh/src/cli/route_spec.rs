@@ -20,8 +20,10 @@ pub(super) enum RouteSpecError {
     Address(String),
     #[error("`{0}` needs a value behind it")]
     MissingValue(&'static str),
-    #[error("`{0}` is not part of a route; known are via ADDRESS, dev DEV, and nexthop in
-             front of each of several")]
+    #[error(
+        "`{0}` is not part of a route; known are via ADDRESS, dev DEV, and nexthop in
+             front of each of several"
+    )]
     Unknown(String),
     #[error("a route needs `dev DEV`: next hops are found on one link only")]
     NoDevice,
@@ -31,7 +33,9 @@ pub(super) enum RouteSpecError {
     Family(IpAddr, IpNet),
     #[error("`{0}` is no weight: a number from 1 to {MAX_WEIGHT}")]
     Weight(String),
-    #[error("`weight` says nothing of a single next hop; write `nexthop` in front of each of several")]
+    #[error(
+        "`weight` says nothing of a single next hop; write `nexthop` in front of each of several"
+    )]
     LoneWeight,
     #[error("{0} next hops are too many: at most {MAX_MEMBERS}")]
     TooMany(usize),
@@ -112,7 +116,9 @@ pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecErro
         let path = path.read(prefix)?;
         let same = |other: &Path| (other.gateway, &other.link) == (path.gateway, &path.link);
         if read.iter().any(same) {
-            let via = path.gateway.map_or_else(String::new, |a| format!("via {a} "));
+            let via = path
+                .gateway
+                .map_or_else(String::new, |a| format!("via {a} "));
             return Err(RouteSpecError::Twice(format!("{via}dev {}", path.link)));
         }
         read.push(path);

@@ -57,7 +57,12 @@ struct Shares {
 impl Shares {
     fn of(weights: &[u16]) -> Self {
         Self {
-            total: weights.iter().copied().map(usize::from).sum::<usize>().max(1),
+            total: weights
+                .iter()
+                .copied()
+                .map(usize::from)
+                .sum::<usize>()
+                .max(1),
             exact: weights
                 .iter()
                 .map(|weight| usize::from(*weight) * BUCKETS)
