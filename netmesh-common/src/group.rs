@@ -86,7 +86,7 @@ pub const fn index(group: u32) -> u32 {
 
 impl Group {
     /// One of the members is reached through this device.
-    #[inline(always)]
+    #[inline(never)]
     #[must_use]
     pub fn leads_to(&self, ifindex: u32) -> bool {
         self.members
@@ -97,7 +97,7 @@ impl Group {
     /// The next hop for a flow: its bucket's; while that one is not resolved, one of the others
     /// that is. So a neighbour that dies loses its flows at once and the others keep theirs, and
     /// one that comes back gets its own again.
-    #[inline(always)]
+    #[inline(never)]
     #[must_use]
     pub fn choose<T: TableView>(&self, hash: u64, table: &T) -> u32 {
         let mut slot = self.slot(hash as u8);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netmesh_common::group::{self, Group, Member};
 use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 
 use super::reference::Router;
@@ -38,6 +39,11 @@ pub(crate) const C4_INGRESS: u32 = 23;
 /// Counter of the IPv4 default route, behind the ingress where that faces the outside.
 pub(crate) const C4_DEFAULT: u32 = 25;
 
+/// Counter of `2a02:1802:5e:b::/64`, whose group has one neighbour left, on the segment.
+pub(crate) const C_ONE_LEFT: u32 = 41;
+/// Counter of `2a02:1802:5e:d::/64`, behind the ingress and the uplink.
+pub(crate) const C_WITH_INGRESS: u32 = 43;
+
 /// Next hops by index.
 const VIA_SEGMENT: u32 = 1;
 const VIA_UNRESOLVED: u32 = 2;
@@ -49,6 +55,14 @@ const VIA_ELSEWHERE: u32 = 7;
 const ON_SEGMENT: u32 = 8;
 const ON_UPLINK: u32 = 9;
 const FREE: u32 = 99;
+/// A slot without a next hop, as one is for a moment that is being freed.
+const FREE_IN_GROUP: u32 = 10;
+
+/// Groups by index.
+const SPREAD: u32 = 1;
+const ONE_LEFT: u32 = 2;
+const NONE_LEFT: u32 = 3;
+const WITH_INGRESS: u32 = 4;
 
 /// The port every packet comes in through.
 pub(crate) fn ingress(flags: u32) -> Port {
@@ -70,6 +84,7 @@ pub(crate) fn macs(ifindex: u32) -> ([u8; 6], [u8; 6]) {
 pub(crate) fn router(flags: u32) -> Router {
     let mut router = Router {
         next_hops: next_hops(),
+        groups: groups(),
         ports: vec![(INGRESS, ingress(flags))],
         ..Router::default()
     };
@@ -136,6 +151,36 @@ pub(crate) fn router(flags: u32) -> Router {
             u32::MAX,
         ),
         ("2a02:1800:20::1/128", Local, Origin::Connected, 0, u32::MAX),
+        (
+            "2a02:1802:5e:a::/64",
+            Forward,
+            Object,
+            group::index(SPREAD),
+            40,
+        ),
+        (
+            "2a02:1802:5e:b::/64",
+            Forward,
+            Object,
+            group::index(ONE_LEFT),
+            C_ONE_LEFT,
+        ),
+        (
+            "2a02:1802:5e:c::/64",
+            Forward,
+            Object,
+            group::index(NONE_LEFT),
+            42,
+        ),
+        (
+            "2a02:1802:5e:d::/64",
+            Forward,
+            Object,
+            group::index(WITH_INGRESS),
+            C_WITH_INGRESS,
+        ),
+        ("2a02:1802:5e:e::/64", Forward, Object, group::index(9), 44),
+        ("10.1.10.0/24", Forward, Object, group::index(SPREAD), 45),
         ("fd00:1::/64", Forward, Static, VIA_SEGMENT, 30),
         ("fd00:2::/64", Forward, Kernel, VIA_SEGMENT, 31),
         ("fd00:3::/64", Forward, Kernel, VIA_UPLINK, 32),
@@ -170,6 +215,44 @@ pub(crate) fn router(flags: u32) -> Router {
     router
 }
 
+/// Members in turn, bucket by bucket.
+fn groups() -> Vec<(u32, Group)> {
+    let group = |next_hops: &[u32]| {
+        let mut group = Group {
+            seed: 3,
+            count: next_hops.len() as u32,
+            ..Group::default()
+        };
+        for (slot, &next_hop) in group.members.iter_mut().zip(next_hops) {
+            let found = self::next_hops()
+                .into_iter()
+                .find(|(id, _)| *id == next_hop);
+            *slot = Member {
+                next_hop,
+                ifindex: found.unwrap().1.ifindex,
+                weight: 1,
+                reserved: [0; 3],
+            };
+        }
+        for (bucket, slot) in group.buckets.iter_mut().zip((0..group.count as u8).cycle()) {
+            *bucket = slot;
+        }
+        group
+    };
+    vec![
+        (
+            SPREAD,
+            group(&[VIA_SEGMENT, VIA_UPLINK, VIA_UNRESOLVED, VIA_TUNNEL]),
+        ),
+        (
+            ONE_LEFT,
+            group(&[VIA_UNRESOLVED, FREE_IN_GROUP, VIA_SEGMENT]),
+        ),
+        (NONE_LEFT, group(&[VIA_UNRESOLVED, VIA_UNRESOLVED])),
+        (WITH_INGRESS, group(&[VIA_UPLINK, VIA_INGRESS])),
+    ]
+}
+
 fn next_hops() -> Vec<(u32, NextHop)> {
     let hop = |ifindex: u32, mtu, flags| NextHop {
         link: Link::resolved(macs(ifindex).0).0,
@@ -193,5 +276,6 @@ fn next_hops() -> Vec<(u32, NextHop)> {
         (VIA_ELSEWHERE, hop(ELSEWHERE, 1500, 0)),
         (ON_SEGMENT, silent(hop(SEGMENT, 1500, NextHop::CONNECTED))),
         (ON_UPLINK, silent(hop(UPLINK, 1500, NextHop::CONNECTED))),
+        (FREE_IN_GROUP, NextHop::default()),
     ]
 }
