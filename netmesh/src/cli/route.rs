@@ -59,6 +59,11 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         .find(|row| row.prefix == prefix && row.origin == Origin::Static);
     if let Some(present) = present {
         if present.route == route {
+            if !spec.dry_run {
+                // Its link may have been down, which makes the kernel forget its neighbours.
+                keep_resolved(&route).await?;
+                settle(&mut instance, &facts)?;
+            }
             return say(out, &format!("{prefix} {route}: unchanged"));
         }
         if !replace {
