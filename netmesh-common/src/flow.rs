@@ -29,10 +29,14 @@ const ICMP_HEADER: usize = 8;
 #[inline(never)]
 #[must_use]
 pub fn hash<P: PacketView>(packet: &P, offset: usize, family: Family) -> u64 {
-    match family {
+    // Opaque to the compiler, which would otherwise read the packet's bounds in the caller and hand
+    // them over as numbers; the verifier knows them as pointers.
+    let packet = core::hint::black_box(packet);
+    let hash = match family {
         Family::V6 => ipv6(packet, offset),
         Family::V4 => ipv4(packet, offset),
-    }
+    };
+    hash.unwrap_or(0)
 }
 
 /// The hash with a start of one's own: routers in a row must not draw the same lots.
@@ -42,98 +46,93 @@ pub const fn seeded(hash: u64, seed: u64) -> u64 {
     finish(mix(hash, seed))
 }
 
+/// `None` when the packet is too short, which its length says it is not.
 #[inline(always)]
-fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> u64 {
+fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
     let mut reversed = false;
-    let quote = offset + 40 + ICMP_HEADER;
-    if byte(packet, offset + 6) == ICMPV6
-        // Errors are types 0 to 127 (RFC 4443 section 2.1).
-        && byte(packet, offset + 40) < 128
-        // There up to its ports.
-        && packet.load_deep::<4>(quote + 40).is_some()
-        && byte(packet, quote) >> 4 == 6
-    {
-        offset = quote;
-        reversed = true;
+    let [_, _, _, _, _, _, protocol, _] = packet.load::<8>(offset)?;
+    if protocol == ICMPV6 {
+        let quote = offset + 40 + ICMP_HEADER;
+        // Never a single byte: the verifier learns nothing from such a check.
+        let [kind, _] = packet.load::<2>(offset + 40)?;
+        // Errors are types 0 to 127 (RFC 4443 section 2.1). The quote is there up to its ports.
+        if kind < 128
+            && packet.load_deep::<4>(quote + 40).is_some()
+            && packet.load::<2>(quote)?[0] >> 4 == 6
+        {
+            offset = quote;
+            reversed = true;
+        }
     }
     let (first, second) = if reversed { (24, 8) } else { (8, 24) };
-    let mut hash = mix(0, eight(packet, offset + first));
-    hash = mix(hash, eight(packet, offset + first + 8));
-    hash = mix(hash, eight(packet, offset + second));
-    hash = mix(hash, eight(packet, offset + second + 8));
-    let protocol = byte(packet, offset + 6);
+    let mut hash = mix(0, eight(packet, offset + first)?);
+    hash = mix(hash, eight(packet, offset + first + 8)?);
+    hash = mix(hash, eight(packet, offset + second)?);
+    hash = mix(hash, eight(packet, offset + second + 8)?);
+    let [_, l0, l1, l2, _, _, protocol, _] = packet.load::<8>(offset)?;
     let rest = if protocol == TCP || protocol == UDP {
-        transport(packet, offset + 40, protocol, reversed)
+        transport(packet.load(offset + 40)?, protocol, reversed)
     } else {
         // The flow label: the lower 20 bits of the first word (RFC 8200 section 3).
-        four(packet, offset) & 0xf_ffff
+        u64::from(u32::from_be_bytes([0, l0 & 0x0f, l1, l2]))
     };
-    mix(hash, rest)
+    Some(mix(hash, rest))
 }
 
 #[inline(always)]
-fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> u64 {
+fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
     let mut reversed = false;
-    let quote = offset + 20 + ICMP_HEADER;
-    if byte(packet, offset + 9) == ICMP
-        && !is_fragment(packet, offset)
-        && is_error(byte(packet, offset + 20))
-        && packet.load_deep::<4>(quote + 20).is_some()
-        && byte(packet, quote) >> 4 == 4
-    {
-        offset = quote;
-        reversed = true;
+    let [_, _, f0, f1, _, protocol, _, _] = packet.load::<8>(offset + 4)?;
+    if protocol == ICMP && !is_fragment(f0, f1) {
+        let quote = offset + 20 + ICMP_HEADER;
+        let [kind, _] = packet.load::<2>(offset + 20)?;
+        if is_error(kind)
+            && packet.load_deep::<4>(quote + 20).is_some()
+            && packet.load::<2>(quote)?[0] >> 4 == 4
+        {
+            offset = quote;
+            reversed = true;
+        }
     }
-    let addresses = eight(packet, offset + 12);
-    let addresses = addresses.rotate_left(if reversed { 32 } else { 0 });
-    let protocol = byte(packet, offset + 9);
+    let addresses = eight(packet, offset + 12)?;
+    let hash = mix(0, addresses.rotate_left(if reversed { 32 } else { 0 }));
+    let [_, _, f0, f1, _, protocol, _, _] = packet.load::<8>(offset + 4)?;
     // A quoted packet with options has no ports here: the kernel forwards those, and hashes them
     // as it likes.
-    let plain = byte(packet, offset) == 0x45 && !is_fragment(packet, offset);
+    let plain = packet.load::<2>(offset)?[0] == 0x45 && !is_fragment(f0, f1);
     let rest = if plain && (protocol == TCP || protocol == UDP) {
-        transport(packet, offset + 20, protocol, reversed)
+        transport(packet.load(offset + 20)?, protocol, reversed)
     } else {
         0
     };
-    mix(mix(0, addresses), rest)
+    Some(mix(hash, rest))
+}
+
+/// Eight bytes, put together at once: the compiler would keep all bytes of a header on the stack.
+#[inline(always)]
+fn eight<P: PacketView>(packet: &P, offset: usize) -> Option<u64> {
+    let word = packet.load(offset).map(u64::from_be_bytes)?;
+    Some(core::hint::black_box(word))
 }
 
 /// Protocol and ports; those of a quote the other way round.
 #[inline(always)]
-fn transport<P: PacketView>(packet: &P, offset: usize, protocol: u8, reversed: bool) -> u64 {
-    let ports = four(packet, offset) as u32;
+const fn transport(ports: [u8; 4], protocol: u8, reversed: bool) -> u64 {
+    let ports = u32::from_be_bytes(ports);
     let ports = ports.rotate_left(if reversed { 16 } else { 0 });
-    u64::from(protocol) << 32 | u64::from(ports)
+    (protocol as u64) << 32 | ports as u64
 }
 
 /// More fragments, or an offset: not the whole packet (RFC 791 section 3.1).
 #[inline(always)]
-fn is_fragment<P: PacketView>(packet: &P, offset: usize) -> bool {
-    four(packet, offset + 4) & 0x3fff != 0
+const fn is_fragment(high: u8, low: u8) -> bool {
+    high & 0x3f != 0 || low != 0
 }
 
 /// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
 #[inline(always)]
 const fn is_error(kind: u8) -> bool {
     matches!(kind, 3 | 4 | 5 | 11 | 12)
-}
-
-// What is not there is nothing; the headers are, they have been read.
-
-#[inline(always)]
-fn byte<P: PacketView>(packet: &P, offset: usize) -> u8 {
-    packet.load::<1>(offset).map_or(0, |[byte]| byte)
-}
-
-#[inline(always)]
-fn four<P: PacketView>(packet: &P, offset: usize) -> u64 {
-    let word = packet.load::<4>(offset).map_or(0, u32::from_be_bytes);
-    u64::from(word)
-}
-
-#[inline(always)]
-fn eight<P: PacketView>(packet: &P, offset: usize) -> u64 {
-    packet.load::<8>(offset).map_or(0, u64::from_be_bytes)
 }
 
 /// One word more. Multiplication by an odd number carries low bits up, the shift carries them

@@ -50,12 +50,12 @@ struct Budget {
 }
 
 const XDP_BUDGET: Budget = Budget {
-    instructions: 10_000,
-    states: 600,
+    instructions: 15_000,
+    states: 1_000,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 20_000,
-    states: 1_000,
+    instructions: 32_000,
+    states: 1_600,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,
