@@ -179,14 +179,14 @@ impl Instance {
             }
         }
         let group = build(&members, &owners, seed);
-        let used = self.used_groups()?;
         let mut groups = match self.groups.take() {
-            Some(groups) => groups,
-            None => Groups::read(&self.maps, &used)?,
+            Some(groups) if !groups.free.is_empty() => groups,
+            Some(mut groups) => {
+                groups.keep(&self.used_groups()?);
+                groups
+            }
+            None => Groups::read(&self.maps, &self.used_groups()?)?,
         };
-        if groups.free.is_empty() {
-            groups.keep(&used);
-        }
         let id = groups.put(self.maps(), &group);
         self.groups = Some(groups);
         Ok(group::index(id?))

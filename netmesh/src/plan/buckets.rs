@@ -87,14 +87,20 @@ impl Shares {
     fn wanted(&self, held: &[usize]) -> Vec<usize> {
         let places = 0..held.len();
         let free = BUCKETS.saturating_sub(held.iter().sum());
-        let too_many = places.clone().any(|place| held[place] > self.ceil(place));
-        let mut wanted: Vec<usize> = if free == 0 || too_many {
+        let too_many = |place: usize| held[place] > self.ceil(place);
+        // One that comes, or weighs more than it did. What one that goes leaves uneven is less.
+        let too_few = |place: usize| {
+            held[place] == 0 && self.floor(place) > 0
+                || self.short(place, held[place]) >= 2 * self.total as i64
+        };
+        let uneven = places.clone().any(too_many) || free == 0 && places.clone().any(too_few);
+        let mut wanted: Vec<usize> = if uneven {
             places
                 .clone()
                 .map(|place| held[place].clamp(self.floor(place), self.ceil(place)))
                 .collect()
         } else {
-            // A member has gone: what it had is given to the others, who give nothing.
+            // What is free is given to whoever lacks most; nobody gives anything.
             held.to_vec()
         };
         let mut sum: usize = wanted.iter().sum();
@@ -153,6 +159,18 @@ mod tests {
     fn weights() -> impl Strategy<Value = Vec<u16>> {
         let weight = prop_oneof![1..=256_u16, 1..=4_u16, Just(1)];
         prop::collection::vec(weight, 2..=16)
+    }
+
+    #[test]
+    fn one_that_weighs_more_gets_more() {
+        let before = assign(&[100; 16], &NOBODY);
+        let mut weights = [100; 16];
+        for weight in [101, 110, 120] {
+            weights[3] = weight;
+            let after = assign(&weights, &before.map(Some));
+            let off = count(&after, 3) as f64 - exact(&weights, 3);
+            assert!(off.abs() < 2.0, "{weight}: {off}");
+        }
     }
 
     #[test]

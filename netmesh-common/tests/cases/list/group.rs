@@ -39,7 +39,7 @@ pub(super) fn groups() -> Vec<Case> {
         leaves("any source", PLAIN, from("b"), SEGMENT, s, left),
     ];
     // Whichever bucket its ports draw.
-    for port in 0..16 {
+    for port in 0..3 {
         let packet = with(with(to("b"), 6, TCP), 41, port);
         cases.push(leaves(
             "every bucket's flows",
