@@ -1,5 +1,7 @@
 //! The flow hash: what must land together does, and what need not is spread.
 
+#![expect(clippy::unwrap_used, reason = "helpers of a test")]
+
 mod cases;
 
 use cases::packet::{TCP, UDP, v4, v6, with, with4};
