@@ -179,7 +179,7 @@ impl Flow {
                 bytes
             } else {
                 let mut bytes = self.header(self.protocol, length, false);
-                let field = offset / 8 | u16::from(more) << 13;
+                let field = (offset / 8) | (u16::from(more) << 13);
                 bytes[6..8].copy_from_slice(&field.to_be_bytes());
                 bytes
             };
