@@ -46,7 +46,8 @@ pub const fn seeded(hash: u64, seed: u64) -> u64 {
     finish(mix(hash, seed))
 }
 
-/// `None` when the packet is too short, which its length says it is not.
+/// `None` when the packet ends before its ports, or before it says what ICMP message it is: all
+/// such packets are one flow.
 #[inline(always)]
 fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
     let mut reversed = false;

@@ -124,27 +124,27 @@ fn groups_are_given_up_with_their_last_route() {
     alone(|| {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
-        // Every second one is taken away again: far more than the table can hold at a time.
-        for n in 0..MAX_GROUPS * 2 {
-            let weight = 1 + (n % 200) as u16;
-            put(
-                &mut instance,
-                n % 16,
-                &through(&[(1, weight), (2, 200), (3, 1 + (n / 200) as u16)]),
-            );
+        let facts = facts();
+        // Each takes the place of the one before: more than the table can hold at a time.
+        for n in 0..MAX_GROUPS * 5 / 4 {
+            let weights = [1 + n % 200, 200, 1 + n / 200].map(|weight| weight as u16);
+            let route = through(&[(1, weights[0]), (2, weights[1]), (3, weights[2])]);
+            instance
+                .put_route(net(n % 16), Origin::Object, &route, &facts)
+                .unwrap();
         }
         let used: BTreeSet<u32> = (0..16).map(|n| index(&instance, n)).collect();
         let (hops, groups) = instance.reached(&used).unwrap();
         assert!(groups.len() <= 16 && hops.len() == 3, "{groups:?} {hops:?}");
 
         // Members of groups are in use; those of groups that are gone are not.
-        instance.repair(&facts()).unwrap();
+        instance.repair(&facts).unwrap();
         let (after, _) = instance.reached(&used).unwrap();
         assert_eq!(after, hops);
         for n in 0..16 {
             instance.remove_route(net(n), Origin::Object).unwrap();
         }
-        instance.repair(&facts()).unwrap();
+        instance.repair(&facts).unwrap();
         for hop in hops {
             assert_eq!(instance.maps.next_hops.get(&hop, 0).unwrap().ifindex, 0);
         }
