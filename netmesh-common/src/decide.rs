@@ -12,6 +12,8 @@
 //! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
 use crate::class::Address;
+use crate::flow;
+use crate::group;
 use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Verdict};
@@ -116,7 +118,7 @@ fn cross<P: PacketView, T: TableView>(
         return Err(reason.into());
     }
     let to = to.ok_or(PuntReason::NoRoute)?;
-    let next_hop = follow(&to, table)?;
+    let next_hop = follow(&to, packet, offset, ip.family, table)?;
     check_destination(&ip.destination, &to, &next_hop, ingress, table)?;
 
     if ip.hop_limit <= 1 {
@@ -174,12 +176,22 @@ fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
 
 /// What the route says; only `Forward` goes on.
 #[inline(always)]
-fn follow<T: TableView>(entry: &FibEntry, table: &T) -> Result<NextHop, Refusal> {
+fn follow<P: PacketView, T: TableView>(
+    entry: &FibEntry,
+    packet: &P,
+    offset: usize,
+    family: Family,
+    table: &T,
+) -> Result<NextHop, Refusal> {
     match Action::from_u8(entry.action) {
         Some(Action::Forward) => {
-            let next_hop = table
-                .next_hop(entry.next_hop)
-                .filter(|hop| hop.ifindex != 0);
+            let mut index = entry.next_hop;
+            if let Some(id) = group::of(index) {
+                let group = table.group(id).ok_or(PuntReason::NoRoute)?;
+                let hash = flow::seeded(flow::hash(packet, offset, family), group.seed);
+                index = group.choose(hash, table);
+            }
+            let next_hop = table.next_hop(index).filter(|hop| hop.ifindex != 0);
             Ok(next_hop.ok_or(PuntReason::NoRoute)?)
         }
         Some(Action::Local) => Err(PuntReason::Local.into()),
@@ -209,7 +221,12 @@ fn check_source<T: TableView>(
         };
     }
     let device = table.next_hop(from.next_hop).map_or(0, |hop| hop.ifindex);
-    let behind = device == ingress.ifindex;
+    let behind = match group::of(from.next_hop) {
+        None => device == ingress.ifindex,
+        Some(id) => table
+            .group(id)
+            .is_some_and(|group| group.leads_to(ingress.ifindex)),
+    };
     if flags & Port::SOURCES_BEHIND != 0 && !behind {
         return Err(DropReason::SourceInvalid.into());
     }

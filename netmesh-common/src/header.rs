@@ -23,8 +23,8 @@ const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol numbers the forwarding decision knows.
 const HOP_BY_HOP: u8 = 0;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 
 /// IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,8 @@
 pub mod checksum;
 pub mod class;
 pub mod decide;
+pub mod flow;
+pub mod group;
 pub mod header;
 #[cfg(feature = "user")]
 mod pod;

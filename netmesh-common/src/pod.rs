@@ -1,5 +1,6 @@
 //! The map types as plain bytes for the user-space side.
 
+use crate::group::Group;
 use crate::table::{
     FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -14,4 +15,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);
+pod!(FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);

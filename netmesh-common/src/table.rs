@@ -7,6 +7,8 @@
 //!                                        ▼        NEIGHBOURS (ifindex, address) ──► id
 //!                              PREFIX_COUNTERS[id]     ▲ read by the neighbour follower
 //!
+//!  FibEntry.next_hop ≥ MAX_NEXT_HOPS ──► GROUPS[id] ──► one of its NEXT_HOPS (see `group`)
+//!
 //!  device, VID ──► VLANS ──► interface index of the sub-interface ──► PORTS ──► Port
 //!
 //!  RIB (prefix, origin) ──► RibEntry     user space only: every origin's route; the
@@ -106,7 +108,8 @@ impl Origin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// Index into the next-hop table, or from [`MAX_NEXT_HOPS`] on of a group; 0 when the action
+    /// needs none.
     pub next_hop: u32,
     /// Index into the prefix counters.
     pub counter: u32,
@@ -329,7 +332,7 @@ pub struct RibKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct RibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// As in [`FibEntry`].
     pub next_hop: u32,
     /// [`Action`].
     pub action: u8,

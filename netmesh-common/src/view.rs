@@ -1,12 +1,19 @@
 //! The border between the decision and its hosts: what a packet and a table must be able to do.
 
 use crate::class::Address;
+use crate::group::Group;
 use crate::table::{FibEntry, NextHop, Port};
 
 /// A packet as its host sees it.
 pub trait PacketView {
     /// Copies `N` bytes from `offset`; `None` when the packet is shorter.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// As [`load`](Self::load), also of what the hook cannot read in place yet; afterwards it can
+    /// be loaded, with everything before it.
+    fn load_deep<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.load(offset)
+    }
 
     /// Length of the whole frame in bytes, from offset 0.
     fn length(&self) -> usize;
@@ -44,6 +51,11 @@ pub trait TableView {
 
     /// The next hop with this index.
     fn next_hop(&self, index: u32) -> Option<NextHop>;
+
+    /// The group of next hops with this index.
+    fn group(&self, _index: u32) -> Option<&Group> {
+        None
+    }
 
     /// The port with this interface index.
     fn port(&self, ifindex: u32) -> Option<Port>;

@@ -5,6 +5,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
+use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey, vlan_key,
@@ -24,6 +25,8 @@ static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, 
 // Mapped by user space, which must change a link word only if the follower has not done so first.
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
+#[map]
+static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
 #[map]
@@ -76,6 +79,11 @@ impl TableView for Tables {
     #[inline(always)]
     fn next_hop(&self, index: u32) -> Option<NextHop> {
         NEXT_HOPS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn group(&self, index: u32) -> Option<&Group> {
+        GROUPS.get(index)
     }
 
     #[inline(always)]

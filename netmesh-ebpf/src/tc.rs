@@ -44,6 +44,15 @@ impl PacketView for Packet<'_> {
     }
 
     #[inline(always)]
+    fn load_deep<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let end = offset + N;
+        if self.0.data() + end > self.0.data_end() {
+            self.0.pull_data(end as u32).ok()?;
+        }
+        self.load(offset)
+    }
+
+    #[inline(always)]
     fn length(&self) -> usize {
         self.0.len() as usize
     }

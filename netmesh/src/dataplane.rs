@@ -11,6 +11,7 @@ pub mod counters;
 pub mod error;
 pub mod explain;
 pub mod fib;
+mod group;
 pub mod instance;
 mod kernel_layout;
 mod load;

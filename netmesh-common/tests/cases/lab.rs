@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netmesh_common::group::{self, Group, Member};
 use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 
 use super::reference::Router;
@@ -69,6 +70,10 @@ pub(crate) const C_TAGGED_TC: u32 = 42;
 pub(crate) const C4_TRUNKED: u32 = 43;
 /// Counter of `10.1.10.0/24`, behind the VLAN sub-interface of the ingress.
 pub(crate) const C4_TAGGED: u32 = 44;
+/// Counter of `2a02:1802:5e:1b::/64`, whose group has one neighbour left, on the segment.
+pub(crate) const C_ONE_LEFT: u32 = 61;
+/// Counter of `2a02:1802:5e:1d::/64`, behind the ingress and the uplink.
+pub(crate) const C_WITH_INGRESS: u32 = 63;
 
 /// Next hops by index.
 const VIA_SEGMENT: u32 = 1;
@@ -84,6 +89,14 @@ const VIA_TAGGED: u32 = 10;
 const VIA_TRUNKED: u32 = 11;
 const VIA_TAGGED_TC: u32 = 12;
 const FREE: u32 = 99;
+/// A slot without a next hop, as one is for a moment that is being freed.
+const FREE_IN_GROUP: u32 = 20;
+
+/// Groups by index.
+const SPREAD: u32 = 1;
+const ONE_LEFT: u32 = 2;
+const NONE_LEFT: u32 = 3;
+const WITH_INGRESS: u32 = 4;
 
 /// The port every packet comes in through.
 pub(crate) fn ingress(flags: u32) -> Port {
@@ -105,6 +118,7 @@ pub(crate) fn macs(ifindex: u32) -> ([u8; 6], [u8; 6]) {
 pub(crate) fn router(flags: u32) -> Router {
     let mut router = Router {
         next_hops: next_hops(),
+        groups: groups(),
         ports: vec![(INGRESS, ingress(flags))],
         vlans: vec![
             ((INGRESS, TAGGED_VID), TAGGED),
@@ -196,6 +210,36 @@ pub(crate) fn router(flags: u32) -> Router {
         ),
         ("10.1.10.0/24", Forward, Object, VIA_TAGGED, C4_TAGGED),
         ("10.1.11.0/24", Forward, Object, VIA_TRUNKED, C4_TRUNKED),
+        (
+            "2a02:1802:5e:1a::/64",
+            Forward,
+            Object,
+            group::index(SPREAD),
+            60,
+        ),
+        (
+            "2a02:1802:5e:1b::/64",
+            Forward,
+            Object,
+            group::index(ONE_LEFT),
+            C_ONE_LEFT,
+        ),
+        (
+            "2a02:1802:5e:1c::/64",
+            Forward,
+            Object,
+            group::index(NONE_LEFT),
+            62,
+        ),
+        (
+            "2a02:1802:5e:1d::/64",
+            Forward,
+            Object,
+            group::index(WITH_INGRESS),
+            C_WITH_INGRESS,
+        ),
+        ("2a02:1802:5e:1e::/64", Forward, Object, group::index(9), 64),
+        ("10.1.26.0/24", Forward, Object, group::index(SPREAD), 65),
         ("fd00:1::/64", Forward, Static, VIA_SEGMENT, 30),
         ("fd00:2::/64", Forward, Kernel, VIA_SEGMENT, 31),
         ("fd00:3::/64", Forward, Kernel, VIA_UPLINK, 32),
@@ -230,6 +274,44 @@ pub(crate) fn router(flags: u32) -> Router {
     router
 }
 
+/// Members in turn, bucket by bucket.
+fn groups() -> Vec<(u32, Group)> {
+    let group = |next_hops: &[u32]| {
+        let mut group = Group {
+            seed: 3,
+            count: next_hops.len() as u32,
+            ..Group::default()
+        };
+        for (slot, &next_hop) in group.members.iter_mut().zip(next_hops) {
+            let found = self::next_hops()
+                .into_iter()
+                .find(|(id, _)| *id == next_hop);
+            *slot = Member {
+                next_hop,
+                ifindex: found.unwrap().1.ifindex,
+                weight: 1,
+                reserved: [0; 3],
+            };
+        }
+        for (bucket, slot) in group.buckets.iter_mut().zip((0..group.count as u8).cycle()) {
+            *bucket = slot;
+        }
+        group
+    };
+    vec![
+        (
+            SPREAD,
+            group(&[VIA_SEGMENT, VIA_UPLINK, VIA_UNRESOLVED, VIA_TUNNEL]),
+        ),
+        (
+            ONE_LEFT,
+            group(&[VIA_UNRESOLVED, FREE_IN_GROUP, VIA_SEGMENT]),
+        ),
+        (NONE_LEFT, group(&[VIA_UNRESOLVED, VIA_UNRESOLVED])),
+        (WITH_INGRESS, group(&[VIA_UPLINK, VIA_INGRESS])),
+    ]
+}
+
 fn next_hops() -> Vec<(u32, NextHop)> {
     let hop = |ifindex: u32, mtu, flags| NextHop {
         link: Link::resolved(macs(ifindex).0).0,
@@ -256,5 +338,6 @@ fn next_hops() -> Vec<(u32, NextHop)> {
         (VIA_TAGGED, hop(TAGGED, 1500, NextHop::VLAN)),
         (VIA_TRUNKED, hop(TRUNKED, 1496, NextHop::VLAN)),
         (VIA_TAGGED_TC, hop(TAGGED_TC, 1500, NextHop::VLAN)),
+        (FREE_IN_GROUP, NextHop::default()),
     ]
 }

@@ -1,6 +1,7 @@
 //! The cases.
 
 mod forward;
+mod group;
 mod header;
 mod policy;
 mod vlan;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = forward::forwarded();
     cases.extend(forward::tunnels());
     cases.extend(forward::segmented());
+    cases.extend(group::groups());
     cases.extend(header::headers());
     cases.extend(header::scopes());
     cases.extend(vlan::tagged_frames());

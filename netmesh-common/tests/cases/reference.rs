@@ -2,6 +2,7 @@
 
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide;
+use netmesh_common::group::Group;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::{FibEntry, NextHop, Port};
@@ -21,6 +22,8 @@ pub(crate) struct Router {
     pub(crate) fib: Vec<(Prefix, FibEntry)>,
     /// By index.
     pub(crate) next_hops: Vec<(u32, NextHop)>,
+    /// By index.
+    pub(crate) groups: Vec<(u32, Group)>,
     /// By interface index.
     pub(crate) ports: Vec<(u32, Port)>,
     /// VLAN sub-interfaces by device and VID.
@@ -47,6 +50,11 @@ impl TableView for Router {
         // The kernel's map is an array: a free slot is all zero.
         let found = self.next_hops.iter().find(|(id, _)| *id == index);
         Some(found.map_or_else(NextHop::default, |(_, hop)| *hop))
+    }
+
+    fn group(&self, index: u32) -> Option<&Group> {
+        let found = self.groups.iter().find(|(id, _)| *id == index);
+        found.map(|(_, group)| group)
     }
 
     fn port(&self, ifindex: u32) -> Option<Port> {

@@ -357,10 +357,11 @@ pub enum Route {
     },
 }
 
-/// A route in `ip route`'s words: `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`.
+/// A route in `ip route`'s words: `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`,
+/// or `PREFIX nexthop [via ADDRESS] dev DEV [weight N] nexthop …`.
 #[derive(Clone, Debug, Args)]
 pub struct RouteSpec {
-    /// [unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]
+    /// [unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV], or PREFIX nexthop [via ADDRESS] dev DEV [weight N] nexthop …
     #[arg(required = true, num_args = 1.., value_name = "ROUTE")]
     pub words: Vec<String>,
     /// Show what would be done and touch nothing.

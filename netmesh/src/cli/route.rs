@@ -1,5 +1,7 @@
 //! `netmesh route`: the data plane's table.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
 
@@ -11,6 +13,7 @@ use super::route_spec;
 use super::table::table;
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
+use crate::plan::state::FibRoute;
 
 /// Runs the command.
 pub(super) async fn run(command: Option<&Route>, out: &mut Output) -> Result<Exit, Failure> {
@@ -31,7 +34,7 @@ async fn list(within: Option<IpNet>, out: &mut Output) -> Result<Exit, Failure> 
     show(&rows, out)
 }
 
-async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failure> {
+async fn get(address: IpAddr, out: &mut Output) -> Result<Exit, Failure> {
     let (view, facts) = look().await?;
     let best = view.get(address, &facts)?.map(|found| found.row);
     let Some(best) = best else {
@@ -56,6 +59,11 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         .find(|row| row.prefix == prefix && row.origin == Origin::Static);
     if let Some(present) = present {
         if present.route == route {
+            if !spec.dry_run {
+                // Its link may have been down, which makes the kernel forget its neighbours.
+                keep_resolved(&route).await?;
+                settle(&mut instance, &facts)?;
+            }
             return say(out, &format!("{prefix} {route}: unchanged"));
         }
         if !replace {
@@ -98,37 +106,46 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
     say(out, &format!("{prefix}: removed"))
 }
 
-/// Asks the kernel to resolve the next hop and to keep it so.
-async fn keep_resolved(route: &crate::plan::state::FibRoute) -> Result<(), Failure> {
+/// Asks the kernel to resolve the next hops and to keep them so.
+async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
-    use crate::plan::state::{FibRoute, Namespace, Neighbour};
+    use crate::plan::state::{Namespace, Neighbour};
     use crate::plan::step::Step;
 
-    let FibRoute::Via {
-        gateway: Some(address),
-        link,
-    } = route
-    else {
-        return Ok(());
+    let mut neighbours = Vec::new();
+    let mut add = |gateway: Option<IpAddr>, link: &String| {
+        neighbours.extend(gateway.map(|address| Neighbour {
+            link: link.clone(),
+            address,
+        }));
     };
-    let mut kernel = Kernel::default();
-    let facts = kernel.facts(&Namespace::Node).await?;
-    if facts
-        .devices
-        .get(link)
-        .is_none_or(|device| device.mac.is_none())
-    {
+    match route {
+        FibRoute::Via { gateway, link } => add(*gateway, link),
+        FibRoute::Paths(paths) => paths.iter().for_each(|path| add(path.gateway, &path.link)),
+        FibRoute::Connected { .. }
+        | FibRoute::Local
+        | FibRoute::Unreachable
+        | FibRoute::Prohibit
+        | FibRoute::Blackhole
+        | FibRoute::Punt => {}
+    }
+    if neighbours.is_empty() {
         return Ok(());
     }
-    let neighbour = Neighbour {
-        link: link.clone(),
-        address: *address,
-    };
-    let step = Step::AddNeighbour {
-        namespace: Namespace::Node,
-        neighbour,
-    };
-    Ok(kernel.execute(&step, "").await?)
+    let mut kernel = Kernel::default();
+    let facts = kernel.facts(&Namespace::Node).await?;
+    for neighbour in neighbours {
+        let device = facts.devices.get(&neighbour.link);
+        if device.is_none_or(|device| device.mac.is_none()) {
+            continue;
+        }
+        let step = Step::AddNeighbour {
+            namespace: Namespace::Node,
+            neighbour,
+        };
+        kernel.execute(&step, "").await?;
+    }
+    Ok(())
 }
 
 fn settle(
@@ -148,6 +165,9 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
         .map(|row| {
             let note = match (row.active, row.resolved) {
                 (false, _) => "not preferred",
+                (true, Some(false)) if matches!(row.route, FibRoute::Paths(_)) => {
+                    "a next hop unresolved: its flows go by the others"
+                }
                 (true, Some(false)) => "next hop unresolved: left to the kernel",
                 (true, _) => "",
             };

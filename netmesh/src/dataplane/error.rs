@@ -88,6 +88,14 @@ pub enum Error {
         /// The instance's folder.
         path: PathBuf,
     },
+    /// More next hops than a route can have.
+    #[error("a route with {found} next hops; at most {most}")]
+    TooManyPaths {
+        /// As asked for.
+        found: usize,
+        /// As possible.
+        most: usize,
+    },
     /// A table is full.
     #[error("{table} is full ({capacity} entries); {remedy}")]
     Full {

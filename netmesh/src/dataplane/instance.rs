@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::{self, ThreadId};
 
 use super::counter_id::Reclaim;
+use super::group::Groups;
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
@@ -42,6 +43,8 @@ pub struct View {
 pub struct Instance {
     view: View,
     pub(super) next_hops: NextHops,
+    /// Read when a route with several next hops comes for the first time.
+    pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
     /// The thread that was last seen to be in the namespace.
     inside: Option<ThreadId>,
@@ -204,6 +207,7 @@ impl Instance {
             noted: folder.is_dirty(),
             torn: true,
             view: View { folder, maps },
+            groups: None,
             reclaim: None,
             inside: None,
             _lock: lock,

@@ -6,6 +6,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
+use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -20,6 +21,7 @@ pub(super) struct Maps {
     pub(super) fib6: LpmTrie<MapData, [u8; 16], FibEntry>,
     pub(super) fib4: LpmTrie<MapData, [u8; 4], FibEntry>,
     pub(super) next_hops: Array<MapData, NextHop>,
+    pub(super) groups: Array<MapData, Group>,
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) tx: DevMapHash<MapData>,
@@ -90,6 +92,14 @@ const NEXT_HOPS: Shape = shape(
     size_of::<NextHop>(),
     Some(MAX_NEXT_HOPS),
     BPF_F_MMAPABLE,
+);
+const GROUPS: Shape = shape(
+    "GROUPS",
+    MapType::Array,
+    4,
+    size_of::<Group>(),
+    Some(MAX_GROUPS),
+    0,
 );
 const NEIGHBOURS: Shape = shape(
     "NEIGHBOURS",
@@ -168,10 +178,11 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 13] = [
+pub(super) const NAMES: [&str; 14] = [
     FIB6.name,
     FIB4.name,
     NEXT_HOPS.name,
+    GROUPS.name,
     NEIGHBOURS.name,
     PORTS.name,
     TX.name,
@@ -195,6 +206,7 @@ impl Maps {
             fib6: typed(folder, &FIB6)?,
             fib4: typed(folder, &FIB4)?,
             next_hops: typed(folder, &NEXT_HOPS)?,
+            groups: typed(folder, &GROUPS)?,
             neighbours: typed(folder, &NEIGHBOURS)?,
             ports: typed(folder, &PORTS)?,
             tx: typed(folder, &TX)?,

@@ -59,9 +59,9 @@ impl NextHops {
         Ok(table)
     }
 
-    /// No slot is left.
-    pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+    /// Slots left.
+    pub(super) fn room(&self) -> usize {
+        self.free.len()
     }
 
     /// The slot for a next hop, made if need be, refreshed in any case.

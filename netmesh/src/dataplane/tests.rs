@@ -2,6 +2,7 @@
 //! namespace and a bpffs of its own.
 
 mod attach;
+mod group;
 mod instance;
 mod lab;
 mod neighbour;
