@@ -28,14 +28,20 @@ pub(super) const EXTERNAL: u32 = Port::EXTERNAL;
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
+    let mut cases = untagged();
+    cases.extend(group::groups());
+    cases.extend(vlan::tagged_frames());
+    cases.extend(vlan::tags_beside());
+    cases
+}
+
+/// Those without groups of next hops and without VLAN ports.
+pub(crate) fn untagged() -> Vec<Case> {
     let mut cases = forward::forwarded();
     cases.extend(forward::tunnels());
     cases.extend(forward::segmented());
-    cases.extend(group::groups());
     cases.extend(header::headers());
     cases.extend(header::scopes());
-    cases.extend(vlan::tagged_frames());
-    cases.extend(vlan::tags_beside());
     cases.extend(header::nowhere());
     cases.extend(policy::actions());
     cases.extend(policy::sources());

@@ -13,7 +13,8 @@ pub(crate) mod reference;
 
 use netmesh_common::verdict::{DropReason, PuntReason};
 
-pub(crate) use list::all;
+#[allow(unused_imports, reason = "each host uses its own")]
+pub(crate) use list::{all, untagged};
 
 /// A packet, the port it comes in through, and what becomes of it.
 pub(crate) struct Case {

@@ -110,6 +110,8 @@ impl<const XDP: bool> PacketView for Packet<XDP> {
 }
 
 impl<const XDP: bool> PacketEdit for Packet<XDP> {
+    const FRAMES_ONLY: bool = XDP;
+
     fn trim(&mut self, length: usize, least: usize) -> Option<()> {
         self.0
             .bytes

@@ -66,6 +66,7 @@ pub(crate) fn packet(dice: &mut Dice, world: &World) -> Input {
         _ => dice.below(1000) as u32,
     };
     Input {
+        tag: None,
         bytes,
         segment_size,
         segments,

@@ -60,7 +60,7 @@ pub(crate) fn world(dice: &mut Dice) -> World {
             slot,
             flags,
             mac,
-            reserved: 0,
+            vlan: 0,
         };
         router.ports.push((ifindex, port));
     }

@@ -56,10 +56,19 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
     };
     let read = read_ip(&input.bytes[start..], version)?;
 
-    for address in [read.source, read.destination] {
-        if registry::never_crosses(version, address) {
-            return Err(Stop::Kernel(PuntReason::Scope));
-        }
+    let stays = |address| registry::never_crosses(version, address);
+    if stays(read.source) || stays(read.destination) {
+        // Nobody's address as a source reaches this node at most, where sources are checked.
+        let is_checked = ingress.believes_only_behind || ingress.is_outer_edge;
+        let to = tables.longest_match(version, read.destination);
+        let is_ours = to.is_some_and(|to| matches!(to.does, Does::IsThisNode));
+        let passes = !is_checked || is_ours || stays(read.destination);
+        return Err(
+            match registry::is_nobodys(version, read.source) && !passes {
+                true => Stop::Nobody(DropReason::SourceInvalid),
+                false => Stop::Kernel(PuntReason::Scope),
+            },
+        );
     }
     believe_source(&read, &ingress, &tables)?;
     // The kernel forwards what has options, so that comes after the source.
@@ -223,7 +232,7 @@ fn leave(
     if !egress.has_no_frames && egress.neighbour.is_none() {
         return Err(Stop::Kernel(PuntReason::Unresolved));
     }
-    if hook == Hook::Xdp && !lab::TX.contains(&egress.ifindex) {
+    if hook == Hook::Xdp && !lab::TX.iter().any(|(port, _)| *port == egress.ifindex) {
         return no_way;
     }
     // IEEE 802.3: nobody pads what XDP sends.

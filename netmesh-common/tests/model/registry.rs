@@ -124,6 +124,22 @@ pub(super) fn never_crosses(version: u8, address: u128) -> bool {
     blocks.iter().any(|block| block.holds(version, address))
 }
 
+/// Nobody's as a source beyond one link: IPv4 in IPv6 form (RFC 4291 section 2.5.5), "this network"
+/// (RFC 1122), link-local IPv4 (RFC 3927), class E (RFC 1112). The unspecified address and loopback
+/// lie in the first block and never come this far.
+pub(super) fn is_nobodys(version: u8, address: u128) -> bool {
+    const NOBODYS: [&str; 5] = [
+        "::/96",
+        "::ffff:0:0/96",
+        "0.0.0.0/8",
+        "169.254.0.0/16",
+        "240.0.0.0/4",
+    ];
+    static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
+    let blocks = BLOCKS.get_or_init(|| NOBODYS.map(|text| Block::read(text, false)).to_vec());
+    blocks.iter().any(|block| block.holds(version, address))
+}
+
 /// A special-purpose address that is not globally reachable.
 pub(super) fn is_martian(version: u8, address: u128) -> bool {
     static BLOCKS: OnceLock<Vec<Block>> = OnceLock::new();
