@@ -43,15 +43,18 @@ fn words(view: &View) -> Vec<String> {
     words
 }
 
+/// Keys and devices of a device map.
+type Devices = Vec<(u32, u32)>;
+
 /// (port, device that sends), and (device, VID, port).
-fn tables(view: &View) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
-    let mut tx: Vec<(u32, u32)> = view
+fn tables(view: &View) -> (Devices, Devices) {
+    let mut tx: Devices = view
         .maps
         .tx
         .iter()
         .map(|item| item.map(|(key, value)| (key, value.if_index)).unwrap())
         .collect();
-    let mut vlans: Vec<(u32, u32)> = view
+    let mut vlans: Devices = view
         .maps
         .vlans
         .iter()
