@@ -54,8 +54,8 @@ const XDP_BUDGET: Budget = Budget {
     states: 1_000,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 32_000,
-    states: 1_600,
+    instructions: 80_000,
+    states: 2_300,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,
