@@ -58,7 +58,7 @@ fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
         let [kind, _] = packet.load::<2>(offset + 40)?;
         // Errors are types 0 to 127 (RFC 4443 section 2.1). The quote is there up to its ports.
         if kind < 128
-            && packet.load_deep::<4>(quote + 40).is_some()
+            && packet.load::<4>(quote + 40).is_some()
             && packet.load::<2>(quote)?[0] >> 4 == 6
         {
             offset = quote;
@@ -88,7 +88,7 @@ fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
         let quote = offset + 20 + ICMP_HEADER;
         let [kind, _] = packet.load::<2>(offset + 20)?;
         if is_error(kind)
-            && packet.load_deep::<4>(quote + 20).is_some()
+            && packet.load::<4>(quote + 20).is_some()
             && packet.load::<2>(quote)?[0] >> 4 == 4
         {
             offset = quote;

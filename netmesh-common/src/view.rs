@@ -9,12 +9,6 @@ pub trait PacketView {
     /// Copies `N` bytes from `offset`; `None` when the packet is shorter.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
-    /// As [`load`](Self::load), also of what the hook cannot read in place yet; afterwards it can
-    /// be loaded, with everything before it.
-    fn load_deep<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        self.load(offset)
-    }
-
     /// Length of the whole frame in bytes, from offset 0.
     fn length(&self) -> usize;
 

@@ -11,6 +11,7 @@ use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
+use netmesh_common::table::Port;
 use netmesh_common::trace::{DROPS, outcome_code};
 use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
@@ -29,6 +30,9 @@ const NO_TRANSPORT_HEADER: i64 = -22;
 /// Bytes the decision may read: Ethernet, IPv6 and TCP headers.
 const HEADERS: u32 = 14 + 40 + 20;
 
+/// Bytes it may read of an ICMP error: up to the ports of the packet it quotes.
+const QUOTE: u32 = 14 + 40 + 8 + 40 + 4;
+
 /// A packet in a socket buffer, whose headers lie in its linear part.
 struct Packet<'a>(&'a TcContext);
 
@@ -41,15 +45,6 @@ impl PacketView for Packet<'_> {
         }
         // SAFETY: N bytes from there lie inside the linear part.
         Some(unsafe { *((start + offset) as *const [u8; N]) })
-    }
-
-    #[inline(always)]
-    fn load_deep<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let end = offset + N;
-        if self.0.data() + end > self.0.data_end() {
-            self.0.pull_data(end as u32).ok()?;
-        }
-        self.load(offset)
     }
 
     #[inline(always)]
@@ -129,7 +124,11 @@ pub(crate) fn run(context: &TcContext) -> i32 {
     }
     let slot = ingress.port.slot;
     let packets = Packet(context).segments().max(1);
-    let wanted = context.len().min(HEADERS);
+    let mut wanted = context.len().min(QUOTE);
+    if context.data() + wanted as usize > context.data_end() && !may_be_icmp(context, &ingress.port)
+    {
+        wanted = context.len().min(HEADERS);
+    }
     if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
         count::punted(slot, PuntReason::Malformed.index(), packets);
         return TC_ACT_UNSPEC;
@@ -154,6 +153,22 @@ pub(crate) fn run(context: &TcContext) -> i32 {
             count::refused(slot, code, packets);
             TC_ACT_SHOT
         }
+    }
+}
+
+/// ICMP, or too little of it in place to tell.
+#[inline(always)]
+fn may_be_icmp(context: &TcContext, port: &Port) -> bool {
+    let offset = if port.flags & Port::LAYER3 == 0 {
+        ETHERNET
+    } else {
+        0
+    };
+    match Packet(context).load::<10>(offset) {
+        Some([version, _, _, _, _, _, next_header, _, _, protocol]) => {
+            (version >> 4 == 6 && next_header == 58) || (version >> 4 == 4 && protocol == 1)
+        }
+        None => true,
     }
 }
 

@@ -38,7 +38,7 @@ impl Verdict {
     pub(crate) fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Forward { .. } => Self::Redirect,
-            Outcome::Punt(_) => Self::Pass,
+            Outcome::Punt(_) | Outcome::NotOurs => Self::Pass,
             Outcome::Drop(_) => Self::Drop,
         }
     }
@@ -92,8 +92,11 @@ impl Kernel {
         let tc: &mut SchedClassifier = program(&mut object, "netmesh_tc");
         tc.load().unwrap();
         let mut tx: DevMapHash<_> = map(&mut object, "TX");
-        for ifindex in lab::TX {
-            tx.insert(ifindex, ifindex, None, 0).unwrap();
+        for (port, device) in lab::TX {
+            // The random routers have no VLANs.
+            if port == device {
+                tx.insert(port, device, None, 0).unwrap();
+            }
         }
         Self {
             fib6: map(&mut object, "FIB6"),

@@ -36,6 +36,7 @@ impl Ledger {
     pub(crate) fn enter(&mut self, input: &Input, outcome: &Outcome) {
         let packets = u64::from(input.segments.max(1));
         match outcome {
+            Outcome::NotOurs => {}
             Outcome::Forward { to, from, .. } => {
                 self.port.received += to.packets;
                 self.port.forwarded += to.packets;

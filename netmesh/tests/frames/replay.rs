@@ -145,5 +145,6 @@ pub(crate) fn label(outcome: &Outcome) -> Label {
         Outcome::Forward { .. } => ("forwarded", ""),
         Outcome::Punt(reason) => ("punted", reason.name()),
         Outcome::Drop(reason) => ("dropped", reason.name()),
+        Outcome::NotOurs => ("not ours", ""),
     }
 }

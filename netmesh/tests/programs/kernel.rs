@@ -13,8 +13,8 @@ use netmesh_common::table::{
 };
 use netmesh_common::verdict::{DropReason, PuntReason};
 
-use super::{COUNTERS, OBJECT, SLOTS};
-use crate::cases::reference::{Hook, Router, slot};
+use super::{COUNTERS, OBJECT};
+use crate::cases::reference::{Hook, Router};
 use crate::cases::{Count, Input, Outcome, lab};
 
 const XDP_DROP: u32 = 1;

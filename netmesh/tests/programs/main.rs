@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::thread;
 
-use aya::programs::{BtfTracePoint, Program, ProgramInfo, Xdp};
+use aya::programs::{BtfTracePoint, Program, ProgramError, ProgramInfo, Xdp};
 use aya::{Btf, EbpfLoader, VerifierLogLevel};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -23,6 +23,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use cases::reference::{Hook, run, slot};
 use cases::{Input, Outcome, all, lab};
 use kernel::Kernel;
+use netmesh_common::table::Port;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
@@ -40,8 +41,8 @@ const XDP_BUDGET: Budget = Budget {
     states: 1_000,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 32_000,
-    states: 1_600,
+    instructions: 80_000,
+    states: 2_300,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,

@@ -105,7 +105,12 @@ fn unknown(name: &str, sources: &BTreeMap<String, String>) -> Option<String> {
     }
     let (folder, modules, test) = path(name)?;
     let file = modules.join("/");
-    let places = ["tests", "src"].map(|kind| format!("{folder}/{kind}/{file}.rs"));
+    let places = ["tests/", "src/"].map(|kind| format!("{folder}/{kind}{file}.rs"));
+    let places = [
+        places.to_vec(),
+        vec![format!("{folder}/tests/{file}/main.rs")],
+    ]
+    .concat();
     let found = places.iter().find_map(|place| sources.get(place));
     match found {
         None => Some(format!("there is no {} for {name}", places.join(" or "))),
