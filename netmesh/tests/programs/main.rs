@@ -37,12 +37,12 @@ struct Budget {
 }
 
 const XDP_BUDGET: Budget = Budget {
-    instructions: 15_000,
-    states: 1_000,
+    instructions: 200_000,
+    states: 6_000,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 80_000,
-    states: 2_300,
+    instructions: 200_000,
+    states: 6_000,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,
@@ -59,7 +59,7 @@ const FOLLOWERS: [(&str, &str); 5] = [
 ];
 
 /// Prefix counters the cases use.
-const COUNTERS: u32 = 64;
+const COUNTERS: u32 = 80;
 
 /// Kernels before 6.16 refuse a program that holds a trap, which is what LLVM makes of code that
 /// cannot be reached after a panic.
@@ -288,7 +288,7 @@ fn some_flow(n: usize, random: &mut Random) -> Input {
         let host = random.below(1 << 16);
         ("2a02:1802:5e:4::a", format!("2a02:1802:5e:1a::{host:x}"))
     } else {
-        ("10.1.4.10", format!("10.1.10.{}", random.below(256)))
+        ("10.1.4.10", format!("10.1.26.{}", random.below(256)))
     };
     if random.below(3) != 0 {
         let packet = transport(random, here, &there);

@@ -246,7 +246,8 @@ fn an_upgrade_changes_the_programs_and_nothing_else() {
         let ports = words(&instance);
         // A filter of clsact has no link to ask.
         let links = if tc_link() == "tcx" { 3 } else { 2 };
-        assert_eq!((before.len(), ports.len(), names.len()), (links, 3, 7));
+        // Three ports, one pass program, five followers.
+        assert_eq!((before.len(), ports.len(), names.len()), (links, 3, 9));
 
         // What a killed upgrade left is in nobody's way.
         let xdp = instance.path().join("progs/netmesh_xdp");
