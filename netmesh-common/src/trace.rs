@@ -11,8 +11,7 @@
 use crate::header::ETHERNET;
 use crate::verdict::Outcome;
 
-/// Room for the beginning of a packet, one byte of which stays free: a power of two, so that a mask
-/// bounds it.
+/// Room for the beginning of a packet: a power of two, so that a mask bounds it.
 pub const CAPTURED: usize = 128;
 
 /// Length of the window that a limit counts in, in nanoseconds.

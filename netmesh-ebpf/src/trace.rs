@@ -16,9 +16,6 @@ static TRACE: Array<TraceFilter> = Array::with_max_entries(1, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING, 0);
 
-/// Most bytes that are captured.
-const MOST: u32 = CAPTURED as u32 - 1;
-
 /// What a hook tells of a packet: few words, to be handed to a function that has a stack of its
 /// own.
 #[derive(Clone, Copy)]
@@ -75,7 +72,7 @@ pub(crate) fn asked() -> Option<*mut TraceFilter> {
 }
 
 /// Tells, if the question is about this packet. `capture` copies that many bytes of the packet,
-/// 1 to [`MOST`]; anything but 0 is a failure.
+/// 1 to [`CAPTURED`]; anything but 0 is a failure.
 #[inline(always)]
 pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> i64) {
     let (Some(filter), told) = (asked(), Told::unpack(words)) else {
@@ -102,8 +99,10 @@ pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> 
         return;
     };
     let event: *mut TraceEvent = entry.as_mut_ptr();
-    // The mask changes nothing, but the verifier follows it; the compiler must not see that.
-    let captured = black_box(told.length.min(MOST)) & MOST;
+    // The mask changes nothing, but the verifier follows it: 1 to CAPTURED, also on 6.1, where "not 0"
+    // is forgotten. The compiler must not see that.
+    let room = CAPTURED as u32;
+    let captured = (black_box(told.length.min(room).wrapping_sub(1)) & (room - 1)) + 1;
     // SAFETY: the ring gave room for one event, all of which is written.
     let wanted = unsafe {
         (&raw mut (*event).time).write(now);
@@ -112,8 +111,11 @@ pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> 
         (&raw mut (*event).length).write(told.length);
         (&raw mut (*event).outcome).write(told.code);
         (&raw mut (*event).layer3).write(told.layer3.into());
-        (&raw mut (*event).data).write([0; CAPTURED]);
-        let copied = captured > 0 && capture((&raw mut (*event).data).cast(), captured) == 0;
+        // In words: byte by byte it becomes a loop.
+        (&raw mut (*event).data)
+            .cast::<[u64; CAPTURED / 8]>()
+            .write([0; CAPTURED / 8]);
+        let copied = capture((&raw mut (*event).data).cast(), captured) == 0;
         (&raw mut (*event).captured).write(if copied { captured as u16 } else { 0 });
         is_wanted(filter, &(*event).data, told.layer3)
     };
