@@ -75,7 +75,8 @@ fn route<P: PacketView, T: TableView>(
     table: &T,
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
-    let (offset, family) = if ingress.port.flags & Port::LAYER3 == 0 {
+    // XDP sees frames only; told so, the verifier need not follow packets without their header.
+    let (offset, family) = if P::TAG_IN_DATA || ingress.port.flags & Port::LAYER3 == 0 {
         header::ethernet(packet, ingress)?
     } else {
         (0, header::version(packet)?)

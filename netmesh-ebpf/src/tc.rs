@@ -17,6 +17,7 @@ use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
+use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -115,11 +116,11 @@ fn tell(context: *mut c_void, words: (u64, u64)) {
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let device = unsafe { (*context.skb.skb).ifindex };
-    let Some(forward) = maps::forward() else {
+    let Some(Work { ingress, forward }) = maps::work() else {
         return TC_ACT_UNSPEC;
     };
-    let mut ingress = Ingress::new(false);
-    if !vlan::arrive(&Packet(context), device, &maps::Tables, &mut ingress) {
+    *ingress = Ingress::new(false);
+    if !vlan::arrive(&Packet(context), device, &maps::Tables, ingress) {
         return TC_ACT_UNSPEC;
     }
     let slot = ingress.port.slot;
@@ -135,12 +136,12 @@ pub(crate) fn run(context: &TcContext) -> i32 {
     }
     let code = outcome_code(decide_into(
         &Packet(context),
-        &ingress,
+        ingress,
         &maps::Tables,
         forward,
     ));
     if trace::asked().is_some() {
-        let told = Told::new(&ingress, code, forward, Packet(context).length());
+        let told = Told::new(ingress, code, forward, Packet(context).length());
         tell(context.as_ptr(), told.pack());
     }
     match code {

@@ -9,12 +9,12 @@ use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
-use netmesh_common::table::Port;
 use netmesh_common::trace::{DROPS, outcome_code};
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
+use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -87,25 +87,22 @@ impl PacketEdit for Frame<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
     let device = context.ingress_ifindex() as u32;
-    let Some(forward) = maps::forward() else {
+    let Some(Work { ingress, forward }) = maps::work() else {
         return xdp_action::XDP_PASS;
     };
-    let mut ingress = Ingress::new(true);
-    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
+    *ingress = Ingress::new(true);
+    if !vlan::arrive(&Frame(context), device, &maps::Tables, ingress) {
         return xdp_action::XDP_PASS;
     }
-    // Frames have a link-layer header; without this the verifier must also follow packets that
-    // have none.
-    ingress.port.flags &= !Port::LAYER3;
     let slot = ingress.port.slot;
-    let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
+    let outcome = decide_into(&Frame(context), ingress, &maps::Tables, forward);
     let code = arm(outcome, forward);
     if trace::asked().is_some() {
-        let told = Told::new(&ingress, code, forward, Frame(context).length());
+        let told = Told::new(ingress, code, forward, Frame(context).length());
         tell(context.as_ptr().cast(), told.pack());
     }
     match code {
-        0 => hand_over(context, device, &ingress, forward),
+        0 => hand_over(context, device, ingress, forward),
         1..DROPS => {
             count::refused(slot, code, 1);
             xdp_action::XDP_PASS

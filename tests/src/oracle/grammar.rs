@@ -19,6 +19,20 @@ const ICMPV6: u8 = 58;
 const NO_NEXT_HEADER: u8 = 59;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Options that a router skips: PadN, router alert, an unknown one that may be skipped.
+const HARMLESS: [[u8; 6]; 3] = [
+    [1, 4, 0, 0, 0, 0],
+    [5, 2, 0, 0, 1, 0],
+    [0x1e, 4, 0, 0, 0, 0],
+];
+/// Options that make it answer: jumbo payload, unknown ones, a router alert of a wrong length.
+const ANSWERED: [[u8; 6]; 4] = [
+    [0xc2, 4, 0, 1, 0, 0],
+    [0x9e, 4, 0, 0, 0, 0],
+    [0xde, 4, 0, 0, 0, 0],
+    [5, 4, 0, 0, 1, 0],
+];
+
 /// A frame for a port. Only ports that the table leads to are sent to.
 #[must_use]
 pub fn frame(dice: &mut Dice, routes: &[Route], port: usize) -> Vec<u8> {
@@ -42,9 +56,28 @@ pub fn frame(dice: &mut Dice, routes: &[Route], port: usize) -> Vec<u8> {
         packet.truncate(MTU[PORTS]);
         return packet;
     }
+    if port == SOURCES_PORT {
+        unasked(&mut packet);
+    }
     let mut frame = link(dice, &way, v6, &packet);
     frame.truncate(14 + MTU[port]);
     frame
+}
+
+/// The kernel answers broken hop-by-hop options before any rule of its own can look at the source;
+/// ours drops a packet whose source is not believed first. So on the port where sources are checked
+/// only whole ones are sent, of options that nobody answers.
+fn unasked(packet: &mut [u8]) {
+    let is_v6 = packet.first().is_some_and(|first| first >> 4 == 6);
+    if !is_v6 || packet.get(6) != Some(&HOP_BY_HOP) {
+        return;
+    }
+    let length = usize::from(u16::from_be_bytes([packet[4], packet[5]]));
+    let is_whole = length >= 8 && packet.len() >= 40 + length && packet[41] == 0;
+    let is_harmless = |option: &[u8; 6]| packet.get(42..48) == Some(option);
+    if !(is_whole && HARMLESS.iter().any(is_harmless)) {
+        packet[6] = NO_NEXT_HEADER;
+    }
 }
 
 /// What a packet shall meet: where it comes in, where it wants to go.
@@ -287,20 +320,12 @@ fn packet_v6(dice: &mut Dice, way: &Way) -> Vec<u8> {
 /// On the port whose sources are checked no option may be one that the kernel answers: it does so
 /// before any rule of its own can look at the source, and ours drops such a packet first.
 fn extension(dice: &mut Dice, way: &Way) -> (u8, Vec<u8>) {
-    let answered = usize::from(way.port == SOURCES_PORT) * 4;
+    let answered = usize::from(way.port == SOURCES_PORT) * ANSWERED.len();
     match dice.below(6) {
         // PadN, router alert, jumbo payload, an unknown option of every kind.
         0 | 1 => {
-            const OPTIONS: [[u8; 6]; 7] = [
-                [1, 4, 0, 0, 0, 0],
-                [5, 2, 0, 0, 1, 0],
-                [0x1e, 4, 0, 0, 0, 0],
-                [0xc2, 4, 0, 1, 0, 0],
-                [0x9e, 4, 0, 0, 0, 0],
-                [0xde, 4, 0, 0, 0, 0],
-                [5, 4, 0, 0, 1, 0],
-            ];
-            let option = *dice.pick(&OPTIONS[..OPTIONS.len() - answered]);
+            let options = [&HARMLESS[..], &ANSWERED].concat();
+            let option = *dice.pick(&options[..options.len() - answered]);
             let kind = *dice.pick(&[HOP_BY_HOP, DESTINATION_OPTIONS]);
             (kind, [&[0, 0][..], &option].concat())
         }

@@ -113,7 +113,10 @@ fn unknown(name: &str, sources: &BTreeMap<String, String>) -> Option<String> {
     .concat();
     let found = places.iter().find_map(|place| sources.get(place));
     match found {
-        None => Some(format!("there is no {} for {name}", places[..2].join(" or "))),
+        None => Some(format!(
+            "there is no {} for {name}",
+            places[..2].join(" or ")
+        )),
         Some(text) if is_test(&tokens(text), test) => None,
         Some(_) => Some(format!("there is no test {name}")),
     }
