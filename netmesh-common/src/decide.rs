@@ -119,7 +119,7 @@ fn cross<P: PacketView, T: TableView>(
         return Err(reason.into());
     }
     let to = to.ok_or(PuntReason::NoRoute)?;
-    let next_hop = follow(&to, packet, offset, ip.family, table)?;
+    let (index, next_hop) = follow(&to, packet, offset, ip.family, table)?;
     check_destination(&ip.destination, &to, &next_hop, ingress, table)?;
 
     if ip.hop_limit <= 1 {
@@ -131,6 +131,12 @@ fn cross<P: PacketView, T: TableView>(
     if !packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
         return Err(PuntReason::TooBig.into());
     }
+    // Read again rather than kept: six bytes of an address are six words of a program's stack.
+    let same = |hop: &NextHop| hop.ifindex == next_hop.ifindex;
+    let next_hop = table
+        .next_hop(index)
+        .filter(same)
+        .ok_or(PuntReason::Unresolved)?;
     let layer3 = next_hop.flags & NextHop::LAYER3 != 0;
     let destination_mac = if layer3 {
         if ingress.frames_only {
@@ -175,7 +181,7 @@ fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
     DropReason::SourceInvalid.into()
 }
 
-/// What the route says; only `Forward` goes on.
+/// What the route says; only `Forward` goes on, by the next hop of an index.
 #[inline(always)]
 fn follow<P: PacketView, T: TableView>(
     entry: &FibEntry,
@@ -183,7 +189,7 @@ fn follow<P: PacketView, T: TableView>(
     offset: usize,
     family: Family,
     table: &T,
-) -> Result<NextHop, Refusal> {
+) -> Result<(u32, NextHop), Refusal> {
     match Action::from_u8(entry.action) {
         Some(Action::Forward) => {
             let mut index = entry.next_hop;
@@ -193,7 +199,7 @@ fn follow<P: PacketView, T: TableView>(
                 index = group.choose(hash, table);
             }
             let next_hop = table.next_hop(index).filter(|hop| hop.ifindex != 0);
-            Ok(next_hop.ok_or(PuntReason::NoRoute)?)
+            Ok((index, next_hop.ok_or(PuntReason::NoRoute)?))
         }
         Some(Action::Local) => Err(PuntReason::Local.into()),
         Some(Action::Connected) => Err(PuntReason::Connected.into()),

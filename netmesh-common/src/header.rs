@@ -187,49 +187,10 @@ pub fn version<P: PacketView>(packet: &P) -> Result<Family, PuntReason> {
 /// The reason why the packet is the kernel's.
 #[inline(always)]
 pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
-    let fixed: [u8; 40] = packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let [
-        version,
-        _,
-        _,
-        _,
-        l0,
-        l1,
-        next_header,
-        hop_limit,
-        s0,
-        s1,
-        s2,
-        s3,
-        s4,
-        s5,
-        s6,
-        s7,
-        s8,
-        s9,
-        s10,
-        s11,
-        s12,
-        s13,
-        s14,
-        s15,
-        d0,
-        d1,
-        d2,
-        d3,
-        d4,
-        d5,
-        d6,
-        d7,
-        d8,
-        d9,
-        d10,
-        d11,
-        d12,
-        d13,
-        d14,
-        d15,
-    ] = fixed;
+    let [version, _, _, _, l0, l1, next_header, hop_limit]: [u8; 8] =
+        packet.load(offset).ok_or(PuntReason::Malformed)?;
+    let source = packet.load(offset + 8).ok_or(PuntReason::Malformed)?;
+    let destination = packet.load(offset + 24).ok_or(PuntReason::Malformed)?;
     if version >> 4 != 6 {
         return Err(PuntReason::Malformed);
     }
@@ -244,12 +205,8 @@ pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
     let wire = on_the_wire(packet, offset, length, 40, next_header);
     Ok(Header {
         family: Family::V6,
-        source: Address::V6([
-            s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15,
-        ]),
-        destination: Address::V6([
-            d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15,
-        ]),
+        source: Address::V6(source),
+        destination: Address::V6(destination),
         hop_limit,
         oddity: if options {
             Oddity::OPTIONS
@@ -270,28 +227,10 @@ pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
 #[inline(always)]
 pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
     let fixed: [u8; 20] = packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let [
-        version,
-        _,
-        l0,
-        l1,
-        _,
-        _,
-        _,
-        _,
-        ttl,
-        protocol,
-        c0,
-        c1,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = fixed;
+    let [version, _, l0, l1, _, _, _, _, ttl, protocol, c0, c1]: [u8; 12] =
+        packet.load(offset).ok_or(PuntReason::Malformed)?;
+    let source = packet.load(offset + 12).ok_or(PuntReason::Malformed)?;
+    let destination = packet.load(offset + 16).ok_or(PuntReason::Malformed)?;
     if version >> 4 != 4 || version & 0x0f < 5 {
         return Err(PuntReason::Malformed);
     }
@@ -307,8 +246,8 @@ pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
     let new = u16::from_be_bytes([ttl.wrapping_sub(1), protocol]);
     Ok(Header {
         family: Family::V4,
-        source: Address::V4([s0, s1, s2, s3]),
-        destination: Address::V4([d0, d1, d2, d3]),
+        source: Address::V4(source),
+        destination: Address::V4(destination),
         hop_limit: ttl,
         oddity: if options {
             Oddity::OPTIONS

@@ -11,7 +11,7 @@ use netmesh_common::table::{
     PrefixKey, RibEntry, RibKey, vlan_key,
 };
 use netmesh_common::verdict::Forward;
-use netmesh_common::view::{Ingress, TableView};
+use netmesh_common::view::TableView;
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -51,22 +51,14 @@ static RIB: HashMap<RibKey, RibEntry> =
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
     HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
 
-/// What a program works on, off its stack: with the functions it calls it has 512 bytes.
-pub(crate) struct Work {
-    /// Where the packet came in.
-    pub(crate) ingress: Ingress,
-    /// Where it goes, once that is decided.
-    pub(crate) forward: Forward,
-}
-
-// Not pinned: nobody else looks at it.
+// What a program decides is kept off its stack of 512 bytes. Not pinned: nobody else looks at it.
 #[map]
-static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+static FORWARD: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
 
-/// This CPU's. Programs run with bottom halves off, none inside another.
+/// This CPU's place for a decision. Programs run with bottom halves off, none inside another.
 #[inline(always)]
-pub(crate) fn work() -> Option<&'static mut Work> {
-    let pointer = WORK.get_ptr_mut(0)?;
+pub(crate) fn forward() -> Option<&'static mut Forward> {
+    let pointer = FORWARD.get_ptr_mut(0)?;
     // SAFETY: the map owns the value, which only this CPU uses; its first zeros are values of all
     // its fields (`Family::V6`, `false`), and only whole ones are written later.
     Some(unsafe { &mut *pointer })

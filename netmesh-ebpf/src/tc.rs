@@ -17,7 +17,6 @@ use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
-use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -116,42 +115,42 @@ fn tell(context: *mut c_void, words: (u64, u64)) {
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let device = unsafe { (*context.skb.skb).ifindex };
-    let Some(Work { ingress, forward }) = maps::work() else {
+    let Some(forward) = maps::forward() else {
         return TC_ACT_UNSPEC;
     };
-    *ingress = Ingress::new(false);
-    if !vlan::arrive(&Packet(context), device, &maps::Tables, ingress) {
+    let mut ingress = Ingress::new(false);
+    if !vlan::arrive(&Packet(context), device, &maps::Tables, &mut ingress) {
         return TC_ACT_UNSPEC;
     }
-    let slot = ingress.port.slot;
-    let packets = Packet(context).segments().max(1);
+    // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
     let mut wanted = context.len().min(QUOTE);
     if context.data() + wanted as usize > context.data_end() && !may_be_icmp(context, &ingress.port)
     {
         wanted = context.len().min(HEADERS);
     }
     if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
-        count::punted(slot, PuntReason::Malformed.index(), packets);
+        let packets = Packet(context).segments().max(1);
+        count::punted(ingress.port.slot, PuntReason::Malformed.index(), packets);
         return TC_ACT_UNSPEC;
     }
     let code = outcome_code(decide_into(
         &Packet(context),
-        ingress,
+        &ingress,
         &maps::Tables,
         forward,
     ));
     if trace::asked().is_some() {
-        let told = Told::new(ingress, code, forward, Packet(context).length());
+        let told = Told::new(&ingress, code, forward, Packet(context).length());
         tell(context.as_ptr(), told.pack());
     }
     match code {
-        0 => hand_over(context, slot, forward),
+        0 => hand_over(context, ingress.port.slot, forward),
         1..DROPS => {
-            count::refused(slot, code, packets);
+            count::refused(ingress.port.slot, code, Packet(context).segments().max(1));
             TC_ACT_UNSPEC
         }
         _ => {
-            count::refused(slot, code, packets);
+            count::refused(ingress.port.slot, code, Packet(context).segments().max(1));
             TC_ACT_SHOT
         }
     }

@@ -14,7 +14,6 @@ use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
-use crate::maps::Work;
 use crate::trace::Told;
 use crate::{count, maps, trace};
 
@@ -87,28 +86,28 @@ impl PacketEdit for Frame<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
     let device = context.ingress_ifindex() as u32;
-    let Some(Work { ingress, forward }) = maps::work() else {
+    let Some(forward) = maps::forward() else {
         return xdp_action::XDP_PASS;
     };
-    *ingress = Ingress::new(true);
-    if !vlan::arrive(&Frame(context), device, &maps::Tables, ingress) {
+    let mut ingress = Ingress::new(true);
+    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
         return xdp_action::XDP_PASS;
     }
-    let slot = ingress.port.slot;
-    let outcome = decide_into(&Frame(context), ingress, &maps::Tables, forward);
+    // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
+    let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
     let code = arm(outcome, forward);
     if trace::asked().is_some() {
-        let told = Told::new(ingress, code, forward, Frame(context).length());
+        let told = Told::new(&ingress, code, forward, Frame(context).length());
         tell(context.as_ptr().cast(), told.pack());
     }
     match code {
-        0 => hand_over(context, device, ingress, forward),
+        0 => hand_over(context, &ingress, forward),
         1..DROPS => {
-            count::refused(slot, code, 1);
+            count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_PASS
         }
         _ => {
-            count::refused(slot, code, 1);
+            count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_DROP
         }
     }
@@ -137,7 +136,7 @@ fn arm(outcome: Outcome, forward: &Forward) -> u8 {
 }
 
 #[inline(always)]
-fn hand_over(context: &XdpContext, device: u32, ingress: &Ingress, forward: &Forward) -> u32 {
+fn hand_over(context: &XdpContext, ingress: &Ingress, forward: &Forward) -> u32 {
     let slot = ingress.port.slot;
     if prepare(&mut Frame(context), forward).is_none() {
         count::punted(slot, PuntReason::Malformed.index(), 1);
@@ -149,7 +148,7 @@ fn hand_over(context: &XdpContext, device: u32, ingress: &Ingress, forward: &For
     }
     count::forwarded(slot, forward);
     if ingress.tagged {
-        maps::note_vlan(device, slot);
+        maps::note_vlan(context.ingress_ifindex() as u32, slot);
     }
     xdp_action::XDP_REDIRECT
 }
