@@ -137,8 +137,8 @@ pub const fn is_asked(filter: &TraceFilter, ifindex: u32, code: u8) -> bool {
         && (filter.ifindex == 0 || filter.ifindex == ifindex)
 }
 
-/// The question is about this packet, of which the beginning was captured, zeros behind it: its
-/// source or its destination lies in the network.
+/// The question is about this packet, of which the beginning was captured, zeros behind it as far as
+/// its headers may reach: its source or its destination lies in the network.
 #[inline(always)]
 #[must_use]
 pub fn is_wanted(filter: &TraceFilter, data: &[u8; CAPTURED], layer3: bool) -> bool {

@@ -16,6 +16,9 @@ static TRACE: Array<TraceFilter> = Array::with_max_entries(1, 0);
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING, 0);
 
+/// Words of a packet's beginning that hold its headers: 14 + 4 + 40 bytes.
+const CLEARED: usize = 8;
+
 /// What a hook tells of a packet: few words, to be handed to a function that has a stack of its
 /// own.
 #[derive(Clone, Copy)]
@@ -103,7 +106,8 @@ pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> 
     // is forgotten. The compiler must not see that.
     let room = CAPTURED as u32;
     let captured = (black_box(told.length.min(room).wrapping_sub(1)) & (room - 1)) + 1;
-    // SAFETY: the ring gave room for one event, all of which is written.
+    // SAFETY: the ring gave room for one event. What is not written of its data are old bytes of the
+    // ring, which is as much a value, and `captured` tells them apart.
     let wanted = unsafe {
         (&raw mut (*event).time).write(now);
         (&raw mut (*event).ifindex).write(told.ifindex);
@@ -111,10 +115,14 @@ pub(crate) fn tell(words: (u64, u64), capture: impl FnOnce(*mut c_void, u32) -> 
         (&raw mut (*event).length).write(told.length);
         (&raw mut (*event).outcome).write(told.code);
         (&raw mut (*event).layer3).write(told.layer3.into());
-        // In words: byte by byte it becomes a loop.
-        (&raw mut (*event).data)
-            .cast::<[u64; CAPTURED / 8]>()
-            .write([0; CAPTURED / 8]);
+        // The headers that the filter reads, word by word and volatile: as a whole the compiler makes
+        // it a call, which takes of the stack.
+        let words: *mut u64 = (&raw mut (*event).data).cast();
+        let mut word = 0;
+        while word < CLEARED {
+            words.add(word).write_volatile(0);
+            word += 1;
+        }
         let copied = capture((&raw mut (*event).data).cast(), captured) == 0;
         (&raw mut (*event).captured).write(if copied { captured as u16 } else { 0 });
         is_wanted(filter, &(*event).data, told.layer3)
