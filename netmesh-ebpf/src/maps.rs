@@ -10,7 +10,8 @@ use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey, vlan_key,
 };
-use netmesh_common::verdict::Forward;
+use netmesh_common::trace::outcome_code;
+use netmesh_common::verdict::{Forward, Outcome};
 use netmesh_common::view::TableView;
 
 /// Routes a data plane can hold unless its loader says otherwise.
@@ -51,14 +52,35 @@ static RIB: HashMap<RibKey, RibEntry> =
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
     HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
 
-// What a program decides is kept off its stack of 512 bytes. Not pinned: nobody else looks at it.
-#[map]
-static FORWARD: PerCpuArray<Forward> = PerCpuArray::with_max_entries(1, 0);
+/// What a program has decided, off its stack: with all it calls it has 512 bytes.
+pub(crate) struct Decision {
+    /// Where the packet goes.
+    pub(crate) forward: Forward,
+    code: u8,
+}
 
-/// This CPU's place for a decision. Programs run with bottom halves off, none inside another.
+impl Decision {
+    /// The code of the outcome, through memory: what follows is then the same for the verifier
+    /// whatever the outcome was, and it looks at it once instead of once for every reason.
+    #[inline(always)]
+    pub(crate) fn code(&mut self, outcome: Outcome) -> u8 {
+        let place = &raw mut self.code;
+        // SAFETY: the place is the map's own; volatile, or the compiler would leave memory out.
+        unsafe {
+            place.write_volatile(outcome_code(outcome));
+            place.read_volatile()
+        }
+    }
+}
+
+// Not pinned: nobody else looks at it.
+#[map]
+static DECISION: PerCpuArray<Decision> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's. Programs run with bottom halves off, none inside another.
 #[inline(always)]
-pub(crate) fn forward() -> Option<&'static mut Forward> {
-    let pointer = FORWARD.get_ptr_mut(0)?;
+pub(crate) fn decision() -> Option<&'static mut Decision> {
+    let pointer = DECISION.get_ptr_mut(0)?;
     // SAFETY: the map owns the value, which only this CPU uses; its first zeros are values of all
     // its fields (`Family::V6`, `false`), and only whole ones are written later.
     Some(unsafe { &mut *pointer })

@@ -12,7 +12,7 @@ use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
-use netmesh_common::trace::{DROPS, outcome_code};
+use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
@@ -115,7 +115,7 @@ fn tell(context: *mut c_void, words: (u64, u64)) {
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let device = unsafe { (*context.skb.skb).ifindex };
-    let Some(forward) = maps::forward() else {
+    let Some(decision) = maps::decision() else {
         return TC_ACT_UNSPEC;
     };
     let mut ingress = Ingress::new(false);
@@ -133,12 +133,10 @@ pub(crate) fn run(context: &TcContext) -> i32 {
         count::punted(ingress.port.slot, PuntReason::Malformed.index(), packets);
         return TC_ACT_UNSPEC;
     }
-    let code = outcome_code(decide_into(
-        &Packet(context),
-        &ingress,
-        &maps::Tables,
-        forward,
-    ));
+    let forward = &mut decision.forward;
+    let outcome = decide_into(&Packet(context), &ingress, &maps::Tables, forward);
+    let code = decision.code(outcome);
+    let forward = &decision.forward;
     if trace::asked().is_some() {
         let told = Told::new(&ingress, code, forward, Packet(context).length());
         tell(context.as_ptr(), told.pack());

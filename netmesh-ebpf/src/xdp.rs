@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
-use netmesh_common::trace::{DROPS, outcome_code};
+use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
@@ -86,7 +86,7 @@ impl PacketEdit for Frame<'_> {
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
     let device = context.ingress_ifindex() as u32;
-    let Some(forward) = maps::forward() else {
+    let Some(decision) = maps::decision() else {
         return xdp_action::XDP_PASS;
     };
     let mut ingress = Ingress::new(true);
@@ -94,8 +94,11 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
         return xdp_action::XDP_PASS;
     }
     // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
+    let forward = &mut decision.forward;
     let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
-    let code = arm(outcome, forward);
+    let outcome = arm(outcome, forward);
+    let code = decision.code(outcome);
+    let forward = &decision.forward;
     if trace::asked().is_some() {
         let told = Told::new(&ingress, code, forward, Frame(context).length());
         tell(context.as_ptr().cast(), told.pack());
@@ -123,15 +126,14 @@ fn tell(context: *mut xdp_md, words: (u64, u64)) {
 }
 
 /// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
-/// frame is still as it came. The outcome as a code: of an enum that goes through here the
-/// compiler keeps bytes that not every path has set, and the verifier refuses those.
+/// frame is still as it came.
 #[inline(always)]
-fn arm(outcome: Outcome, forward: &Forward) -> u8 {
+fn arm(outcome: Outcome, forward: &Forward) -> Outcome {
     match outcome {
         Outcome::Forward if !maps::redirect(forward.ifindex) => {
-            outcome_code(Outcome::Punt(PuntReason::EgressNotAPort))
+            Outcome::Punt(PuntReason::EgressNotAPort)
         }
-        other => outcome_code(other),
+        other => other,
     }
 }
 
