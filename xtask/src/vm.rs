@@ -123,6 +123,8 @@ fn jobs(kernel: Kernel, netmesh: &Path, found: &[(String, PathBuf)], tests: &[St
             ("netmesh_tests", _) => continue,
             // It is a job of its own.
             ("demo", true) => continue,
+            // Bulk transfers of an emulated machine: by name only.
+            ("stacks", true) => continue,
             // A program's own name stands for all of it.
             (name, true) => whole(kernel, name).to_owned(),
             (name, false) if names.contains(&name) => whole(kernel, name).to_owned(),
