@@ -3,7 +3,7 @@
 use netmesh_common::class::Address;
 use netmesh_common::header::{self, Family, Header};
 use netmesh_common::verdict::PuntReason;
-use netmesh_common::view::PacketView;
+use netmesh_common::view::{Ingress, PacketView};
 
 use crate::cases::lab::INGRESS_MAC;
 use crate::model::{Read, Stop, read_ethernet, read_ip, read_version};
@@ -30,8 +30,16 @@ pub fn headers(data: &[u8]) {
         Family::V6 => 6,
         Family::V4 => 4,
     };
-    let found = header::ethernet(&Bytes(bytes), INGRESS_MAC).map(number);
-    assert_eq!(found, punted(read_ethernet(bytes, INGRESS_MAC)));
+    for tagged in [false, true] {
+        let mut ingress = Ingress::new(true);
+        ingress.port.mac = INGRESS_MAC;
+        ingress.tagged = tagged;
+        let tag = if tagged { 4 } else { 0 };
+        let found = header::ethernet(&Bytes(bytes), &ingress);
+        let found = found.map(|(offset, family)| (offset, number(family)));
+        let wanted = punted(read_ethernet(bytes, INGRESS_MAC, tag));
+        assert_eq!(found, wanted.map(|version| (14 + tag, version)));
+    }
     let found = header::version(&Bytes(bytes)).map(number);
     assert_eq!(found, punted(read_version(bytes)));
 

@@ -30,6 +30,7 @@ pub fn decide(data: &[u8]) {
         bytes: bytes.to_vec(),
         segment_size: u32::from(u16::from_be_bytes([size0, size1])),
         segments: u32::from(u16::from_be_bytes([segments0, segments1])),
+        tag: None,
     };
     agree(&lab::router(flags), flags, &input);
 }
@@ -89,6 +90,7 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
             bytes,
             segment_size,
             segments,
+            ..
         } = case.input;
         let mut front = match target {
             "decide" => {

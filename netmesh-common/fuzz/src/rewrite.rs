@@ -8,21 +8,23 @@ use crate::grammar::Dice;
 
 struct Packet {
     bytes: Vec<u8>,
-    trims: bool,
+    pads: bool,
     has_room: bool,
 }
 
 impl PacketEdit for Packet {
-    fn trim(&mut self, length: usize) -> Option<()> {
-        if self.trims {
-            self.bytes.truncate(length);
-        }
+    const FRAMES_ONLY: bool = false;
+
+    fn trim(&mut self, length: usize, least: usize) -> Option<()> {
+        let keep = if self.pads { length.max(least) } else { length };
+        self.bytes.truncate(keep);
         Some(())
     }
 
-    fn push_ethernet(&mut self) -> Option<()> {
-        self.has_room.then(|| {
-            self.bytes.splice(0..0, [0; ETHERNET]);
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()> {
+        let fits = self.bytes.len() >= from && (to <= from || self.has_room);
+        fits.then(|| {
+            self.bytes.splice(0..from, vec![0; to]);
         })
     }
 
@@ -51,7 +53,8 @@ pub fn rewrite(data: &[u8]) {
     let forward = Forward {
         layer3: dice.one_in(2),
         family,
-        offset: if dice.one_in(2) { 0 } else { 14 },
+        offset: dice.pick(&[14, 0, 18]),
+        vlan: dice.pick(&[0, 0, 1, 0x0fff]),
         length: match dice.below(3) {
             0 => dice.word(),
             1 => u32::from(dice.byte()),
@@ -65,7 +68,7 @@ pub fn rewrite(data: &[u8]) {
     };
     let mut packet = Packet {
         bytes: bytes.to_vec(),
-        trims: dice.one_in(2),
+        pads: dice.one_in(2),
         has_room: !dice.one_in(4),
     };
     let done = rewrite::prepare(&mut packet, &forward)
@@ -80,10 +83,18 @@ pub fn rewrite(data: &[u8]) {
 /// Nothing is written behind the packet's end: then there is no packet.
 fn wanted(bytes: &[u8], forward: &Forward, host: &Packet) -> Option<Vec<u8>> {
     let start = forward.offset as usize;
-    let end = match host.trims {
-        true => bytes.len().min(start + forward.length as usize),
-        false => bytes.len(),
+    let tag = match forward.vlan {
+        0 => vec![],
+        vid => [&[0x81, 0x00], &vid.to_be_bytes()[..]].concat(),
     };
+    let header = 14 + tag.len();
+    // Of a frame that loses its tag sixty bytes must be left.
+    let least = if host.pads {
+        60 + start.saturating_sub(header)
+    } else {
+        0
+    };
+    let end = bytes.len().min(least.max(start + forward.length as usize));
     let front = bytes[..end].get(..start)?;
     let mut ip = bytes[start..end].to_vec();
     match forward.family {
@@ -94,21 +105,20 @@ fn wanted(bytes: &[u8], forward: &Forward, host: &Packet) -> Option<Vec<u8>> {
                 .copy_from_slice(&forward.checksum.to_be_bytes());
         }
     }
-    let front = match (forward.layer3, start) {
-        (true, _) => front.to_vec(),
-        (false, 0) if !host.has_room => return None,
-        (false, _) => {
-            let ethertype = match forward.family {
-                Family::V6 => [0x86, 0xdd],
-                Family::V4 => [0x08, 0x00],
-            };
-            [
-                &forward.destination_mac[..],
-                &forward.source_mac[..],
-                &ethertype[..],
-            ]
-            .concat()
-        }
+    let ethertype = match forward.family {
+        Family::V6 => [0x86, 0xdd],
+        Family::V4 => [0x08, 0x00],
+    };
+    let front = match forward.layer3 {
+        true => front.to_vec(),
+        false if header > start && !host.has_room => return None,
+        false => [
+            &forward.destination_mac[..],
+            &forward.source_mac[..],
+            &tag,
+            &ethertype[..],
+        ]
+        .concat(),
     };
     Some([front, ip].concat())
 }

@@ -51,7 +51,7 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         is_outer_edge: flags & Port::EXTERNAL != 0,
     };
     let (start, version) = match ingress.has_frames {
-        true => (14, read_ethernet(&input.bytes, lab::INGRESS_MAC)?),
+        true => (14, read_ethernet(&input.bytes, lab::INGRESS_MAC, 0)?),
         false => (0, read_version(&input.bytes)?),
     };
     let read = read_ip(&input.bytes[start..], version)?;

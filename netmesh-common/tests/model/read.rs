@@ -36,15 +36,19 @@ fn number(bytes: &[u8]) -> u128 {
         .fold(0, |number, byte| number * 256 + u128::from(*byte))
 }
 
-/// The version behind an Ethernet header for a station of this address.
-pub(crate) fn read_ethernet(frame: &[u8], own: [u8; 6]) -> Result<u8, Stop> {
+/// The version behind an Ethernet header for a station of this address, with so many bytes of a tag
+/// that leads to a port.
+pub(crate) fn read_ethernet(frame: &[u8], own: [u8; 6], tag: usize) -> Result<u8, Stop> {
     if frame.len() < 14 {
         return Err(kernel(PuntReason::Malformed));
     }
     if frame[0..6] != own {
         return Err(kernel(PuntReason::NotForUs));
     }
-    match number(&frame[12..14]) {
+    let Some(kind) = frame.get(12 + tag..14 + tag) else {
+        return Err(kernel(PuntReason::Malformed));
+    };
+    match number(kind) {
         0x0800 => Ok(4),
         0x86dd => Ok(6),
         // 802.1Q and 802.1ad
