@@ -403,11 +403,11 @@ fn strict(lab: &Lab) {
                 iifname != \"{port}\" accept
                 meta pkttype != host accept
                 ip6 daddr {{ ::/96, ::ffff:0:0/96, fe80::/10, ff00::/8 }} accept
-                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} fib daddr type local accept
+                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} fib daddr type {{ local, anycast }} accept
                 ip6 saddr {{ ::/96, ::ffff:0:0/96 }} drop
                 ip6 saddr {{ fe80::/10, ff00::/8 }} accept
                 ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }} accept
-                ip saddr {{ 0.0.0.0/8, 169.254.0.0/16, 240.0.0.0/4 }} fib daddr type local accept
+                ip saddr {{ 0.0.0.0/8, 169.254.0.0/16, 240.0.0.0/4 }} fib daddr type {{ local, anycast }} accept
                 ip saddr {{ 0.0.0.0/8, 169.254.0.0/16, 240.0.0.0/4 }} drop
                 ip saddr {{ 127.0.0.0/8, 224.0.0.0/4 }} accept
                 fib saddr type broadcast drop
