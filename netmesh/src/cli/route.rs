@@ -135,8 +135,13 @@ async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     let mut kernel = Kernel::default();
     let facts = kernel.facts(&Namespace::Node).await?;
     for neighbour in neighbours {
-        let device = facts.devices.get(&neighbour.link);
-        if device.is_none_or(|device| device.mac.is_none()) {
+        // A device without link-layer addresses has none to resolve, and one that somebody entered
+        // for good is his.
+        let asks = facts.devices.get(&neighbour.link).is_some_and(|device| {
+            let key = (device.ifindex, neighbour.address);
+            device.mac.is_some() && !facts.permanent.contains(&key)
+        });
+        if !asks {
             continue;
         }
         let step = Step::AddNeighbour {

@@ -85,6 +85,7 @@ mod tests {
         NamespaceFacts {
             devices: [("a".to_owned(), device(1)), ("b".to_owned(), device(2))].into(),
             neighbours: BTreeMap::new(),
+            permanent: [].into(),
             addresses: addresses
                 .iter()
                 .map(|(ifindex, net)| (*ifindex, net.parse().unwrap()))

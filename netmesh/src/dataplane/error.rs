@@ -45,7 +45,8 @@ pub enum Error {
     /// The pinned program is another than this binary's.
     #[error(
         "the pinned {name} (tag {pinned:016x}) is not this binary's (tag {own:016x}), so a trial would \
-         prove nothing; put this binary's in its place: netmesh apply, or netmesh dataplane attach"
+         prove nothing; explain with the netmesh that loaded it, or detach and attach its ports \
+         with this one"
     )]
     OtherProgram {
         /// The program.

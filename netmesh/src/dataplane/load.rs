@@ -10,7 +10,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::instance::Capacity;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, kernel_layout, maps};
+use super::{Error, kernel_layout, maps, probe};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -182,13 +182,7 @@ fn missing(name: &'static str) -> Error {
 
 /// The kernel's words, at most the last twenty lines: that is where the verifier says why.
 fn refused(source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let mut text = source.to_string();
-    let mut cause = source.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
+    let text = probe::words(&source);
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(20)..].join("\n");
     Error::Load {

@@ -307,9 +307,11 @@ impl Kernel {
                     _ => None,
                 });
             if let (true, Some(address), Some(mac)) = (usable, destination(&message), mac) {
-                facts
-                    .neighbours
-                    .insert((message.header.ifindex, address), mac);
+                let key = (message.header.ifindex, address);
+                facts.neighbours.insert(key, mac);
+                if message.header.state == NeighbourState::Permanent {
+                    facts.permanent.insert(key);
+                }
             }
         }
         Ok(facts)

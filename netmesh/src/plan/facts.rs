@@ -15,6 +15,8 @@ pub struct NamespaceFacts {
     pub devices: BTreeMap<LinkName, Device>,
     /// Link-layer addresses of neighbours that are usable now, by interface index and address.
     pub neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
+    /// Those of them that somebody entered for good (`NUD_PERMANENT`).
+    pub permanent: BTreeSet<(u32, IpAddr)>,
     /// Every address, with the interface index that holds it.
     pub addresses: BTreeSet<(u32, IpNet)>,
 }

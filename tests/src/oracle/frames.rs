@@ -1,6 +1,6 @@
 //! Packets put together by hand, right in every field unless told otherwise.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 /// RFC 1071 over any bytes.
 pub(super) fn checksum(parts: &[&[u8]]) -> u16 {
@@ -46,23 +46,6 @@ pub(super) fn seal(source: IpAddr, destination: IpAddr, protocol: u8, at: usize,
     data[at..at + 2].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// An IPv6 header in front of a payload.
-pub(super) fn v6(
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    next_header: u8,
-    hop_limit: u8,
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut packet = vec![0x60, 0, 0, 0];
-    packet.extend((payload.len() as u16).to_be_bytes());
-    packet.extend([next_header, hop_limit]);
-    packet.extend(source.octets());
-    packet.extend(destination.octets());
-    packet.extend(payload);
-    packet
-}
-
 /// An IPv4 header, with options of a multiple of four bytes, in front of a payload.
 pub(super) fn v4(
     source: Ipv4Addr,
@@ -94,18 +77,4 @@ pub(super) fn seal_v4(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let sum = checksum(&[&packet[..length]]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
-}
-
-/// An Ethernet frame.
-pub(super) fn ethernet(
-    destination: [u8; 6],
-    source: [u8; 6],
-    ethertype: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    let mut frame = destination.to_vec();
-    frame.extend(source);
-    frame.extend(ethertype.to_be_bytes());
-    frame.extend(payload);
-    frame
 }

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use crate::wire::{frame as frame_of, ipv6};
+
 use super::dice::Dice;
 use super::frames;
 use super::routes::{Route, Target};
@@ -151,8 +153,8 @@ fn link(dice: &mut Dice, way: &Way, v6: bool, packet: &[u8]) -> Vec<u8> {
     let ethertype = if v6 { 0x86dd } else { 0x0800 };
     match dice.below(if way.plain { 400 } else { 40 }) {
         // The other family's, one of nobody, an 802.3 length.
-        0 => frames::ethernet(to, from, 0x86dd ^ 0x0800 ^ ethertype, packet),
-        1 => frames::ethernet(
+        0 => frame_of(to, from, 0x86dd ^ 0x0800 ^ ethertype, packet),
+        1 => frame_of(
             to,
             from,
             *dice.pick(&[0x88cc, 0x8847, 0x0600, 0x05dc]),
@@ -164,13 +166,13 @@ fn link(dice: &mut Dice, way: &Way, v6: bool, packet: &[u8]) -> Vec<u8> {
             let least = u16::from(port == SOURCES_PORT);
             let id = *dice.pick(&[least, 1, 7, 4095]);
             let tag = tagged(id, ethertype, packet);
-            frames::ethernet(to, from, *dice.pick(&[0x8100, 0x8100, 0x88a8]), &tag)
+            frame_of(to, from, *dice.pick(&[0x8100, 0x8100, 0x88a8]), &tag)
         }
         3 => {
             let inner = tagged(7, ethertype, packet);
-            frames::ethernet(to, from, 0x8100, &tagged(8, 0x8100, &inner))
+            frame_of(to, from, 0x8100, &tagged(8, 0x8100, &inner))
         }
-        _ => frames::ethernet(to, from, ethertype, packet),
+        _ => frame_of(to, from, ethertype, packet),
     }
 }
 
@@ -298,7 +300,7 @@ fn packet_v6(dice: &mut Dice, way: &Way) -> Vec<u8> {
         payload = bytes;
         next = kind;
     }
-    let mut packet = frames::v6(source, destination, next, hops(dice, way), &payload);
+    let mut packet = ipv6(source, destination, hops(dice, way), next, &payload);
     // Traffic class and flow label.
     packet[0] |= dice.byte() & 0xf;
     packet[1] = dice.byte();
