@@ -221,7 +221,8 @@ pub struct NeighbourKey {
 pub struct Port {
     /// Index into the port counters, below [`MAX_PORTS`].
     pub slot: u32,
-    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`.
+    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`,
+    /// `Port::SEVERAL_BUFFERS`.
     pub flags: u32,
     /// The port's own link-layer address.
     pub mac: [u8; 6],
@@ -249,6 +250,8 @@ impl Port {
     pub const EXTERNAL: u32 = 4;
     /// Attached by XDP: what passes an XDP program that is there for others is not its own.
     pub const XDP: u32 = 8;
+    /// The device that sends for this port takes frames in several buffers from XDP.
+    pub const SEVERAL_BUFFERS: u32 = 16;
 }
 
 /// Key of the map from (device, VID) to the VLAN sub-interface, a device map: the kernel itself

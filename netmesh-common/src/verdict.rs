@@ -146,7 +146,7 @@ reasons! {
         Action = 14, "action";
         /// The ingress interface is not a port of this data plane.
         NotAPort = 15, "not_a_port";
-        /// The egress device is not a port of this data plane.
+        /// The egress device is not a port of this data plane, or does not take this frame from it.
         EgressNotAPort = 16, "egress_not_a_port";
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use genetlink::GenetlinkHandle;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
@@ -26,6 +27,7 @@ const ATTEMPTS: u32 = 30;
 #[derive(Debug, Default)]
 pub struct Kernel {
     handles: BTreeMap<Namespace, Handle>,
+    generic: BTreeMap<Namespace, GenetlinkHandle>,
 }
 
 impl Kernel {
@@ -49,19 +51,35 @@ impl Kernel {
             socket.set_cap_ack(true)?;
             Ok::<_, std::io::Error>((connection, handle))
         })?;
-        let (connection, handle) = opened.map_err(|source| Error::File {
-            action: "cannot open a netlink socket in",
-            path: netns::path(namespace),
-            source,
-        })?;
+        let (connection, handle) = opened.map_err(|source| closed(namespace, source))?;
         tokio::spawn(connection);
         self.handles.insert(namespace.clone(), handle.clone());
+        Ok(handle)
+    }
+
+    /// The handle for generic netlink families in a namespace, opened on first use.
+    ///
+    /// # Errors
+    /// As those of `handle`.
+    pub(super) fn generic(&mut self, namespace: &Namespace) -> Result<GenetlinkHandle, Error> {
+        if let Some(handle) = self.generic.get(namespace) {
+            return Ok(handle.clone());
+        }
+        let runtime = tokio::runtime::Handle::current();
+        let opened = netns::run_in(namespace, || {
+            let _guard = runtime.enter();
+            genetlink::new_connection()
+        })?;
+        let (connection, handle, _) = opened.map_err(|source| closed(namespace, source))?;
+        tokio::spawn(connection);
+        self.generic.insert(namespace.clone(), handle.clone());
         Ok(handle)
     }
 
     /// Forgets the socket of a namespace that goes away.
     pub(super) fn forget(&mut self, namespace: &Namespace) {
         self.handles.remove(namespace);
+        self.generic.remove(namespace);
     }
 
     /// A whole, consistent dump: one that was interrupted is taken again, never used.
@@ -118,5 +136,13 @@ impl Kernel {
             what,
             namespace: namespace.clone(),
         })
+    }
+}
+
+fn closed(namespace: &Namespace, source: std::io::Error) -> Error {
+    Error::File {
+        action: "cannot open a netlink socket in",
+        path: netns::path(namespace),
+        source,
     }
 }
