@@ -508,8 +508,25 @@ fn jumbo_frames_cross() {
                 );
             }
         }
-        assert_eq!(field.kernel(), kernel, "{hook}: the fast path did it");
+        if hook == "xdp" && redirects_no_several_buffers() {
+            assert_ne!(field.kernel(), kernel, "{hook}: the kernel took over");
+        } else {
+            assert_eq!(field.kernel(), kernel, "{hook}: the fast path did it");
+        }
+        field.ports().assert_balanced();
     }
+}
+
+/// Kernels before 6.3 lose what XDP redirects in several buffers.
+fn redirects_no_several_buffers() -> bool {
+    let name = nix::sys::utsname::uname().expect("a kernel");
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    version < (6, 3)
 }
 
 /// RFC 8200 section 5: a link below 1280 bytes is none of IPv6's. The kernel takes its addresses

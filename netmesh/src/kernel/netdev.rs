@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use futures_util::StreamExt as _;
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
     ParseableParametrized, parse_u32, parse_u64,
 };
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
@@ -23,7 +23,7 @@ const FEATURES: u16 = 3;
 /// `NETDEV_XDP_ACT_NDO_XMIT_SG`: `ndo_xdp_xmit` takes frames that lie in several buffers.
 const SENDS_SEVERAL_BUFFERS: u64 = 1 << 6;
 
-/// A request for every device, and the answer about one.
+/// A request for a device, and the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Netdev {
     ifindex: u32,
@@ -44,12 +44,20 @@ impl GenlFamily for Netdev {
     }
 }
 
+impl Netdev {
+    fn asked(&self) -> DefaultNla {
+        DefaultNla::new(IFINDEX, self.ifindex.to_ne_bytes().to_vec())
+    }
+}
+
 impl Emitable for Netdev {
     fn buffer_len(&self) -> usize {
-        0
+        self.asked().buffer_len()
     }
 
-    fn emit(&self, _: &mut [u8]) {}
+    fn emit(&self, buffer: &mut [u8]) {
+        self.asked().emit(buffer);
+    }
 }
 
 impl ParseableParametrized<[u8], GenlHeader> for Netdev {
@@ -68,30 +76,40 @@ impl ParseableParametrized<[u8], GenlHeader> for Netdev {
 }
 
 impl Kernel {
-    /// Devices whose driver sends frames in several buffers for XDP. A kernel that cannot say so
-    /// (before 6.3) redirects none (`xdp_do_redirect`).
+    /// Which of these devices have a driver that sends frames in several buffers for XDP. A kernel
+    /// that cannot say so (before 6.3) redirects none (`xdp_do_redirect`).
+    ///
+    /// Each is asked for by itself: the parts of this family's dumps are not marked as parts
+    /// (`NLM_F_MULTI`), so that the library takes the first for the whole.
     ///
     /// # Errors
     /// When the namespace is not there.
     pub(super) async fn sends_several_buffers(
         &mut self,
         namespace: &Namespace,
+        devices: impl Iterator<Item = u32>,
     ) -> Result<BTreeSet<u32>, Error> {
         let mut handle = self.generic(namespace)?;
-        let mut request = NetlinkMessage::from(GenlMessage::from_payload(Netdev::default()));
-        request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        let Ok(mut answers) = handle.request(request).await else {
-            return Ok(BTreeSet::new());
-        };
         let mut found = BTreeSet::new();
-        while let Some(answer) = answers.next().await {
-            if let Ok(NetlinkMessage {
-                payload: NetlinkPayload::InnerMessage(message),
-                ..
-            }) = answer
-                && message.payload.features & SENDS_SEVERAL_BUFFERS != 0
-            {
-                found.insert(message.payload.ifindex);
+        for ifindex in devices {
+            let device = Netdev {
+                ifindex,
+                features: 0,
+            };
+            let mut request = NetlinkMessage::from(GenlMessage::from_payload(device));
+            request.header.flags = NLM_F_REQUEST;
+            let Ok(mut answers) = handle.request(request).await else {
+                return Ok(found);
+            };
+            while let Some(answer) = answers.next().await {
+                if let Ok(NetlinkMessage {
+                    payload: NetlinkPayload::InnerMessage(message),
+                    ..
+                }) = answer
+                    && message.payload.features & SENDS_SEVERAL_BUFFERS != 0
+                {
+                    found.insert(message.payload.ifindex);
+                }
             }
         }
         Ok(found)
