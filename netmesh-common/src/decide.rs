@@ -17,7 +17,7 @@ use crate::group;
 use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Verdict};
-use crate::view::{Ingress, PacketView, TableView};
+use crate::view::{Fit, Ingress, PacketView, TableView};
 
 /// Decides.
 #[must_use]
@@ -113,8 +113,10 @@ fn cross<P: PacketView, T: TableView>(
     if next_hop.ifindex == ingress.ifindex {
         return Err(PuntReason::SamePort.into());
     }
-    if !packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
-        return Err(PuntReason::TooBig.into());
+    match packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
+        Fit::Fits => {}
+        Fit::TooBig => return Err(PuntReason::TooBig.into()),
+        Fit::Gone => return Err(PuntReason::EgressNotAPort.into()),
     }
     // Read again rather than kept: six bytes of an address are six words of a program's stack.
     let same = |hop: &NextHop| hop.ifindex == next_hop.ifindex;

@@ -168,7 +168,7 @@ pub fn ethernet<P: PacketView>(packet: &P, ingress: &Ingress) -> Result<(usize, 
         ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
         ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ if ingress.port.is_checked() => {
-            behind(vlan::walk(packet, ingress.tagged))
+            behind(packet.walk(P::TAG_IN_DATA && ingress.tagged))
         }
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(PuntReason::Vlan.into()),
         _ => Err(PuntReason::NotIp.into()),

@@ -24,6 +24,15 @@ pub const TAG: usize = 4;
 /// Tags of a frame that are looked behind.
 pub const MAX_TAGS: usize = 4;
 
+/// Where the EtherTypes of tags may stand, and that of what is behind the last.
+const PLACES: [usize; MAX_TAGS + 1] = [
+    TAG_OFFSET,
+    TAG_OFFSET + TAG,
+    TAG_OFFSET + 2 * TAG,
+    TAG_OFFSET + 3 * TAG,
+    TAG_OFFSET + 4 * TAG,
+];
+
 /// The part of the tag control information that names the VLAN.
 pub(crate) const VID: u16 = 0x0fff;
 
@@ -78,13 +87,11 @@ pub(crate) const TOO_SHORT: u16 = 0;
 
 /// Passes every priority tag in the frame, and the tag of the port where it has one (`own`): the
 /// offset behind them, shifted by 16, and the EtherType there. That of 802.1Q stands for a VLAN
-/// that is the kernel's, see also [`TOO_DEEP`] and [`TOO_SHORT`].
-///
-/// With a stack of its own: a program's is full.
-#[inline(never)]
-pub(crate) fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
-    let mut offset = TAG_OFFSET;
-    for _ in 0..=MAX_TAGS {
+/// that is the kernel's; 0xffff for more tags than are looked behind, 0 for a frame that ends
+/// among them.
+#[inline(always)]
+pub fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
+    for offset in PLACES {
         let Some([p0, p1]) = packet.load(offset) else {
             return u32::from(TOO_SHORT);
         };
@@ -101,7 +108,6 @@ pub(crate) fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
             }
             own = false;
         }
-        offset += TAG;
     }
     u32::from(TOO_DEEP)
 }
@@ -116,20 +122,21 @@ fn first_vid<P: PacketView>(packet: &P) -> u16 {
             _ => 0,
         };
     }
-    match tag(packet, TAG_OFFSET) {
-        Some((_, 0)) => vid_behind(packet),
+    match packet.load(TAG_OFFSET).and_then(tag) {
+        Some((_, 0)) => packet.vid_behind(),
         Some((ETHERTYPE_VLAN, vid)) => vid,
         _ => 0,
     }
 }
 
-/// [`first_vid`] behind a priority tag. With a stack of its own.
-#[inline(never)]
-fn vid_behind<P: PacketView>(packet: &P) -> u16 {
+/// VID of the first tag that names a VLAN, behind a priority tag; 0 for none that is one of 802.1Q,
+/// 0xffff for more tags than are looked behind.
+#[inline(always)]
+pub fn vid_behind<P: PacketView>(packet: &P) -> u16 {
     let mut offset = TAG_OFFSET;
     for _ in 0..MAX_TAGS {
         offset += TAG;
-        match tag(packet, offset) {
+        match packet.load(offset).and_then(tag) {
             Some((_, 0)) => {}
             Some((ETHERTYPE_VLAN, vid)) => return vid,
             _ => return 0,
@@ -138,10 +145,9 @@ fn vid_behind<P: PacketView>(packet: &P) -> u16 {
     TOO_DEEP
 }
 
-/// EtherType and VID of a tag in the frame.
+/// EtherType and VID of a tag, if that is what these bytes are.
 #[inline(always)]
-fn tag<P: PacketView>(packet: &P, offset: usize) -> Option<(u16, u16)> {
-    let [p0, p1, c0, c1] = packet.load::<TAG>(offset)?;
+fn tag([p0, p1, c0, c1]: [u8; TAG]) -> Option<(u16, u16)> {
     let protocol = u16::from_be_bytes([p0, p1]);
     let vid = u16::from_be_bytes([c0, c1]) & VID;
     (protocol == ETHERTYPE_VLAN || protocol == ETHERTYPE_QINQ).then_some((protocol, vid))

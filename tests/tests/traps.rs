@@ -198,8 +198,8 @@ fn priority_tags_hide_no_spoofed_source() {
             }
         }
         // Behind more of them nobody looks, and nobody believes.
-        field.left.send(&tagged(&marked(), &[Q; 5]));
-        field.assert_nothing_crosses(&format!("{hook}: five tags"));
+        field.left.send(&tagged(&marked(), &[Q; 6]));
+        field.assert_nothing_crosses(&format!("{hook}: six tags"));
         assert_eq!(
             field.ports().dropped("source_invalid"),
             dropped + 1,
