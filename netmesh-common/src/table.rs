@@ -240,6 +240,13 @@ impl Port {
         vlan: 0,
     };
 
+    /// Not every source is believed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_checked(&self) -> bool {
+        self.flags & (Self::SOURCES_BEHIND | Self::EXTERNAL) != 0
+    }
+
     /// Packets start with the IP header (WireGuard, tun).
     pub const LAYER3: u32 = 1;
     /// A source must match a prefix that lives behind this port (BCP 38).

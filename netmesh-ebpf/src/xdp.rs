@@ -16,7 +16,7 @@ use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
-use crate::{count, maps, trace};
+use crate::{count, maps, tags, trace};
 
 /// A frame in the driver's buffer.
 struct Frame<'a>(&'a XdpContext);
@@ -27,6 +27,16 @@ impl PacketView for Frame<'_> {
         let pointer = bytes_at::<N>(self.0, offset)?;
         // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
         Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn walk(&self, own: bool) -> u32 {
+        tags::walk(self.0.data(), self.0.data_end(), own)
+    }
+
+    #[inline(always)]
+    fn vid_behind(&self) -> u16 {
+        tags::vid_behind(self.0.data(), self.0.data_end())
     }
 
     #[inline(always)]

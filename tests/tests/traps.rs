@@ -162,6 +162,58 @@ fn spoofed_sources_are_dropped_without_an_answer() {
     }
 }
 
+/// The kernel takes priority tags off, whatever their number, and routes what is left: a source is
+/// looked at behind them. `skb_vlan_untag`.
+#[test]
+fn priority_tags_hide_no_spoofed_source() {
+    const Q: [u8; 4] = [0x81, 0, 0, 0];
+    const HIGH: [u8; 4] = [0x81, 0, 0xe0, 0];
+    const PROVIDER: [u8; 4] = [0x88, 0xa8, 0, 0];
+    let spoofed = [
+        datagram(six("2a02:1812:2::66"), RIGHT.into(), 64, MARK, 80),
+        datagram(six("100.81.2.66"), RIGHT4.into(), 64, MARK, 60),
+    ];
+    // Whom nobody listens to is answered by the host on the right, so they have another mark.
+    let honest = [
+        datagram(LEFT.into(), RIGHT.into(), 64, MARK + 1, 80),
+        datagram(LEFT4.into(), RIGHT4.into(), 64, MARK + 1, 60),
+    ];
+    for hook in HOOKS {
+        let field = Field::new(hook, "behind", |_| {});
+        let tagged = |packet: &[u8], tags: &[[u8; 4]]| {
+            let mut frame = field.framed(packet);
+            frame.splice(12..12, tags.concat());
+            frame
+        };
+        let (mut dropped, mut punted) = (0, 0);
+        for tags in [&[Q][..], &[PROVIDER], &[HIGH, Q], &[Q, PROVIDER, Q, HIGH]] {
+            for packet in &spoofed {
+                field.left.send(&tagged(packet, tags));
+                field.assert_nothing_crosses(&format!("{hook}: {tags:02x?} {packet:02x?}"));
+                dropped += 1;
+                assert_eq!(field.ports().dropped("source_invalid"), dropped, "{hook}");
+            }
+            for packet in &honest {
+                field.left.send(&tagged(packet, tags));
+                let wanted = routed(packet.clone());
+                let arrived = |frame: &[u8]| frame.get(ETHERNET..) == Some(&wanted[..]);
+                assert!(field.right.wait(PATIENCE, arrived).is_some(), "{hook}");
+                punted += 1;
+                assert_eq!(field.ports().punted("vlan"), punted, "{hook}");
+            }
+        }
+        // Behind more of them nobody looks, and nobody believes.
+        field.left.send(&tagged(&marked(), &[Q; 6]));
+        field.assert_nothing_crosses(&format!("{hook}: six tags"));
+        assert_eq!(
+            field.ports().dropped("source_invalid"),
+            dropped + 1,
+            "{hook}"
+        );
+        field.ports().assert_balanced();
+    }
+}
+
 /// RFC 6890: special-purpose sources do not come in through the outer edge, overlay networks'
 /// addresses do.
 #[test]

@@ -372,8 +372,10 @@ fn alone(test: fn()) {
     let thread = thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for index in lab::SEGMENT..=lab::TAGGED_NOT_A_PORT {
-            let words =
-                format!("link add name d{index} index {index} type veth peer name p{index}");
+            // The MTU that counts is the table's.
+            let words = format!(
+                "link add name d{index} index {index} mtu 65535 type veth peer name p{index}"
+            );
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }

@@ -44,12 +44,14 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("aya", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
     ("netlink_packet_core", &["kernel"]),
+    ("netlink_packet_netfilter", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
+    ("netlink_sys", &["kernel"]),
     ("wireguard_control", &["wireguard"]),
     ("boringtun", &["wireguard"]),
     ("clap", &["cli"]),
@@ -57,9 +59,10 @@ const CRATES: [(&str, &[&str]); 8] = [
 
 /// Rooms without a kernel, a file or a clock, and what they may not name for that.
 const PURE: [&str; 2] = ["model", "plan"];
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 13] = [
     "libc",
     "nix",
+    "rustix",
     "std::env",
     "std::fs",
     "std::net::TcpStream",
