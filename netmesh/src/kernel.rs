@@ -5,6 +5,7 @@ mod address;
 pub mod apply;
 mod error;
 pub mod ethtool;
+pub mod follow;
 mod link;
 pub mod netfilter;
 mod netlink;

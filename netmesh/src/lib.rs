@@ -8,6 +8,7 @@
 //! ```
 
 pub mod cli;
+pub mod daemon;
 pub mod dataplane;
 pub mod demo;
 pub mod doctor;

@@ -99,6 +99,11 @@ pub enum Command {
         after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply"
     )]
     Apply(Apply),
+    /// Keep this node what its objects say: follows the files and the kernel until SIGTERM.
+    #[command(
+        after_help = "SIGHUP reads the objects anew; SIGTERM leaves the data plane running.\n\nExamples:\n  netmesh run\n  netmesh run --log-format json\n  netmesh run --flush-on-exit"
+    )]
+    Run(Run),
     /// Remove exactly what apply made, all of it or one network.
     #[command(after_help = "Examples:\n  netmesh destroy alice\n  netmesh destroy --yes")]
     Destroy(Destroy),
@@ -173,6 +178,31 @@ pub struct Status {
     /// Only answer by the exit code: 0, or 4 when it is not so.
     #[arg(long, value_enum)]
     pub check: Option<Health>,
+}
+
+/// `netmesh run`.
+#[derive(Clone, Debug, Args)]
+pub struct Run {
+    /// How to write the log, on stderr.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: LogFormat,
+    /// Remove what netmesh made on this node when stopped; it stays otherwise.
+    #[arg(long)]
+    pub flush_on_exit: bool,
+    /// Look at everything when nothing has happened for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60,
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub resync: u64,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// What `status --check` answers.

@@ -25,7 +25,7 @@ const ATTEMPTS: u32 = 30;
 /// awaits the end of its own.
 #[derive(Debug, Default)]
 pub struct Kernel {
-    handles: BTreeMap<Namespace, Handle>,
+    handles: BTreeMap<Namespace, (Handle, u64)>,
 }
 
 impl Kernel {
@@ -34,9 +34,10 @@ impl Kernel {
     /// # Errors
     /// When the namespace is not there or the socket cannot be opened.
     pub(super) fn handle(&mut self, namespace: &Namespace) -> Result<Handle, Error> {
-        if let Some(handle) = self.handles.get(namespace) {
+        if let Some((handle, _)) = self.handles.get(namespace) {
             return Ok(handle.clone());
         }
+        let inode = netns::inode(namespace)?;
         let runtime = tokio::runtime::Handle::current();
         let opened = netns::run_in(namespace, || {
             let _guard = runtime.enter();
@@ -55,13 +56,21 @@ impl Kernel {
             source,
         })?;
         tokio::spawn(connection);
-        self.handles.insert(namespace.clone(), handle.clone());
+        self.handles
+            .insert(namespace.clone(), (handle.clone(), inode));
         Ok(handle)
     }
 
     /// Forgets the socket of a namespace that goes away.
     pub(super) fn forget(&mut self, namespace: &Namespace) {
         self.handles.remove(namespace);
+    }
+
+    /// Forgets the sockets of namespaces whose name is gone, or is another's now: they would keep
+    /// what was removed alive, and change it in the place of what is there.
+    pub fn forget_gone(&mut self) {
+        self.handles
+            .retain(|namespace, (_, inode)| netns::inode(namespace).is_ok_and(|n| n == *inode));
     }
 
     /// A whole, consistent dump: one that was interrupted is taken again, never used.

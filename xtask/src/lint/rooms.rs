@@ -3,7 +3,7 @@
 use super::path::Named;
 
 /// A room of the library: the rooms it may name, itself left out.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 10] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("kernel", &["plan"]),
@@ -21,6 +21,10 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "reconcile",
         ],
     ),
+    (
+        "daemon",
+        &["plan", "kernel", "wireguard", "dataplane", "reconcile"],
+    ),
     ("doctor", &["plan", "kernel", "dataplane", "reconcile"]),
     (
         "cli",
@@ -32,6 +36,7 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "dataplane",
             "reconcile",
             "demo",
+            "daemon",
             "doctor",
         ],
     ),
@@ -44,7 +49,7 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("aya", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
@@ -53,6 +58,8 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("wireguard_control", &["wireguard"]),
     ("boringtun", &["wireguard"]),
     ("clap", &["cli"]),
+    ("notify", &["daemon"]),
+    ("sd_notify", &["daemon"]),
 ];
 
 /// Rooms without a kernel, a file or a clock, and what they may not name for that.

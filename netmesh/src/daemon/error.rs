@@ -1,0 +1,18 @@
+//! What ends the daemon. Everything else it tells, and tries again.
+
+use std::io;
+
+use thiserror::Error;
+
+use crate::reconcile;
+
+/// Why the daemon cannot run.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// Signals.
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    /// The node cannot be changed at all.
+    #[error(transparent)]
+    Reconcile(#[from] reconcile::Error),
+}

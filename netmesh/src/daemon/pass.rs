@@ -1,0 +1,264 @@
+//! One pass: objects if they changed, then the difference, then what follows the kernel.
+
+use std::collections::BTreeSet;
+use std::error::Error as _;
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::backoff::{jittered, pause};
+use super::follow::Followers;
+use super::objects::{Loaded, Objects, Rejected};
+use super::repeat::Repeats;
+use super::tunnels::{self, Tunnels};
+use super::wake::{NEIGHBOURS, OBJECTS, Reasons};
+use crate::plan::digest::digest;
+use crate::plan::state::{Namespace, State};
+use crate::reconcile::{Error, Lock};
+
+/// The node as the daemon knows it.
+pub(super) struct Node<O> {
+    objects: O,
+    /// The last objects that were right.
+    loaded: Option<Loaded>,
+    digest: Option<String>,
+    /// Why the objects as they are now cannot be used.
+    rejected: Option<Rejected>,
+    /// Why the last pass failed, as it was told.
+    trouble: Option<String>,
+    failures: u32,
+    repeats: Repeats,
+    followers: Followers,
+    tunnels: Tunnels,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// How long to rest.
+    pub(super) pause: Duration,
+    /// It has to be done again.
+    pub(super) again: bool,
+    /// One line on how the node does.
+    pub(super) status: String,
+}
+
+impl<O: Objects> Node<O> {
+    pub(super) fn new(objects: O, followers: Followers) -> Self {
+        Self {
+            objects,
+            loaded: None,
+            digest: None,
+            rejected: None,
+            trouble: None,
+            failures: 0,
+            repeats: Repeats::default(),
+            followers,
+            tunnels: Tunnels::new(),
+        }
+    }
+
+    /// The names of the namespaces the node's resources live in.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        let wanted = self.loaded.as_ref().map(|loaded| &loaded.desired);
+        let all = wanted.into_iter().flat_map(|state| state.namespaces.keys());
+        all.filter_map(|namespace| match namespace {
+            Namespace::Named(name) => Some(name.clone()),
+            Namespace::Node => None,
+        })
+        .collect()
+    }
+
+    /// The tunnels are not what they were after the last pass.
+    pub(super) fn tunnels_changed(&self) -> bool {
+        let loaded = self.loaded.as_ref();
+        loaded.is_some_and(|loaded| tunnels::look(&loaded.desired) != self.tunnels)
+    }
+
+    /// Makes the node what its objects say, as far as there is anything to do.
+    pub(super) async fn pass(&mut self, reasons: Reasons) -> Outcome {
+        // Objects may be refused for what the machine lacks; that may have come.
+        if reasons & OBJECTS != 0 || self.rejected.is_some() {
+            self.load().await;
+        }
+        let Some(loaded) = &mut self.loaded else {
+            self.failures += 1;
+            return Outcome {
+                pause: jittered(pause(self.failures)),
+                again: true,
+                status: self.status(),
+            };
+        };
+        let begun = Instant::now();
+        let mut taken = Vec::new();
+        let result = reconcile(loaded, &mut self.followers, reasons, &mut taken).await;
+        if reasons != NEIGHBOURS {
+            self.tunnels = tunnels::look(&loaded.desired);
+        }
+        let steps = taken.len();
+        let undone = self.repeats.note(taken, tokio::time::Instant::now());
+        let mut rest = Duration::ZERO;
+        if let Some(undone) = undone {
+            rest = jittered(undone.pause);
+            tracing::warn!(
+                step = undone.step,
+                times = undone.times,
+                pause_seconds = rest.as_secs(),
+                "somebody undoes this step; it is left alone for a while"
+            );
+        }
+        match result {
+            Ok(()) => {
+                self.failures = 0;
+                if self.trouble.take().is_some() {
+                    tracing::info!("what was in the way is gone");
+                }
+                if steps > 0 {
+                    let took_ms = begun.elapsed().as_millis() as u64;
+                    tracing::info!(steps, took_ms, "the node is what its objects say");
+                }
+            }
+            Err(error) => {
+                self.failures += 1;
+                rest = rest.max(jittered(pause(self.failures)));
+                let text = chain(&error);
+                if self.trouble.as_ref() == Some(&text) {
+                    tracing::debug!(error = text, "still");
+                } else {
+                    tracing::error!(
+                        error = text,
+                        steps,
+                        again_in_seconds = rest.as_secs(),
+                        "the node is not what its objects say"
+                    );
+                    self.trouble = Some(text);
+                }
+            }
+        }
+        Outcome {
+            pause: rest,
+            again: self.trouble.is_some(),
+            status: self.status(),
+        }
+    }
+
+    /// Removes everything of ours from the node.
+    pub(super) async fn flush(&mut self) {
+        let Some(loaded) = &mut self.loaded else {
+            tracing::warn!("no objects were ever read: nothing is removed");
+            return;
+        };
+        let removed = async {
+            let _lock = lock().await?;
+            let keep = State::default();
+            let reconciler = &mut loaded.reconciler;
+            let steps = reconciler.plan_removal(&loaded.desired, &keep).await?;
+            let total = steps.len();
+            let told = |number: usize, step: &_| tell(number, total, step);
+            reconciler.execute(&steps, told).await?;
+            reconciler.refresh(&keep).await?;
+            Ok::<_, Error>(total)
+        };
+        match removed.await {
+            Ok(steps) => tracing::info!(steps, "what netmesh made on this node is removed"),
+            Err(error) => tracing::error!(
+                error = chain(&error),
+                "not everything is removed; `netmesh destroy` goes on from here"
+            ),
+        }
+    }
+
+    async fn load(&mut self) {
+        match self.objects.load().await {
+            Ok(loaded) => {
+                if self.rejected.take().is_some() {
+                    tracing::info!("the objects are right again");
+                }
+                let digest = digest(&loaded.desired).ok();
+                if digest != self.digest {
+                    let digest = digest.as_deref().unwrap_or_default();
+                    tracing::info!(node = loaded.node, digest, "objects read");
+                }
+                self.digest = digest;
+                self.loaded = Some(loaded);
+            }
+            Err(rejected) => {
+                if self.rejected.as_ref() != Some(&rejected) {
+                    for fault in &rejected.lines {
+                        tracing::error!(fault, "objects rejected");
+                    }
+                    if self.loaded.is_some() {
+                        tracing::warn!("the node is kept what the last good objects said");
+                    } else {
+                        tracing::warn!("nothing is changed until the objects are mended");
+                    }
+                }
+                self.rejected = Some(rejected);
+            }
+        }
+    }
+
+    fn status(&self) -> String {
+        let first = |rejected: &Rejected| rejected.lines.first().cloned().unwrap_or_default();
+        match (&self.rejected, &self.trouble) {
+            (Some(rejected), _) => format!("objects rejected: {}", first(rejected)),
+            (None, Some(trouble)) => format!("trouble: {trouble}"),
+            (None, None) => "the node is what its objects say".to_owned(),
+        }
+    }
+}
+
+async fn reconcile(
+    loaded: &mut Loaded,
+    followers: &mut Followers,
+    reasons: Reasons,
+    taken: &mut Vec<String>,
+) -> Result<(), Error> {
+    let Loaded {
+        desired,
+        reconciler,
+        ..
+    } = loaded;
+    let mut wanted: BTreeSet<Namespace> = desired.namespaces.keys().cloned().collect();
+    wanted.insert(Namespace::Node);
+    // Listen first, look then: what changes in between is heard.
+    reconciler.kernel().forget_gone();
+    followers.follow(&wanted);
+    let _lock = lock().await?;
+    if reasons != NEIGHBOURS {
+        let steps = reconciler.plan(desired).await?;
+        let total = steps.len();
+        let told = |number: usize, step: &_| {
+            tell(number, total, step);
+            taken.push(step.to_string());
+        };
+        reconciler.execute(&steps, told).await?;
+        followers.follow(&wanted);
+    }
+    reconciler.refresh(desired).await
+}
+
+fn tell(number: usize, total: usize, step: &crate::plan::step::Step) {
+    tracing::info!(number = number + 1, total, step = %step, "step");
+}
+
+/// Waits on a thread of its own: another writer may take its time, and signals come meanwhile.
+async fn lock() -> Result<Lock, Error> {
+    match tokio::task::spawn_blocking(Lock::take).await {
+        Ok(lock) => lock,
+        Err(error) => Err(Error::Lock {
+            path: "/run/netmesh".into(),
+            source: io::Error::other(error),
+        }),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
