@@ -23,5 +23,5 @@ mod tunnels;
 mod wake;
 
 pub use error::Error;
-pub use objects::{Loaded, Objects, Rejected};
+pub use objects::{Loaded, Objects, Rejected, Remarks};
 pub use run::{Options, run};

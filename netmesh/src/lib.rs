@@ -13,6 +13,7 @@ pub mod dataplane;
 pub mod demo;
 pub mod doctor;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;

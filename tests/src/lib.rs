@@ -3,6 +3,7 @@
 //! Every lab has names, an allocation's index range and interfaces of its own, so that tests run
 //! in parallel. Dropping it removes everything, also when the test panicked.
 
+pub mod daemon;
 pub mod field;
 pub mod oracle;
 pub mod pair;
@@ -413,6 +414,17 @@ impl Lab {
                 String::from_utf8_lossy(&output.stderr)
             );
         }
+    }
+
+    /// Waits until a node has nothing left to do.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn settles(&self, node: &str) {
+        eventually("nothing is left to do", daemon::SOON, || {
+            let plan = self.try_netmesh(node, &["plan", "--exit-code"]);
+            plan.status.code() == Some(0)
+        });
     }
 
     /// What the kernel and the data plane hold on a node, without what differs between two

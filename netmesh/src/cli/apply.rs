@@ -43,7 +43,12 @@ pub(super) struct Node {
 
 /// Reads the objects and computes the state they ask for; touches nothing.
 pub(super) async fn load(global: &Global, files: &[std::path::PathBuf]) -> Result<Node, Failure> {
-    let Objects { networks, node } = config::load(&global.config, files, Need::Node)?;
+    node(global, config::load(&global.config, files, Need::Node)?).await
+}
+
+/// Computes the state that objects ask for; touches nothing.
+pub(super) async fn node(global: &Global, objects: Objects) -> Result<Node, Failure> {
+    let Objects { networks, node } = objects;
     let Some(config) = node else {
         return Err(Failure::rejected(anyhow::anyhow!("node.toml is missing")));
     };

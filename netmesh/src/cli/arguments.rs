@@ -1,12 +1,13 @@
 //! The command line: words, flags, examples.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::output::Color;
+use crate::metrics::Selection;
 
 /// Routing in WireGuard meshes with an eBPF data plane.
 #[derive(Debug, Parser)]
@@ -101,7 +102,7 @@ pub enum Command {
     Apply(Apply),
     /// Keep this node what its objects say: follows the files and the kernel until SIGTERM.
     #[command(
-        after_help = "SIGHUP reads the objects anew; SIGTERM leaves the data plane running.\n\nExamples:\n  netmesh run\n  netmesh run --log-format json\n  netmesh run --flush-on-exit"
+        after_help = "SIGHUP reads the objects anew; SIGTERM leaves the data plane running.\n\nExamples:\n  netmesh run\n  netmesh run --log-format json --metrics 9586\n  netmesh run --flush-on-exit"
     )]
     Run(Run),
     /// Remove exactly what apply made, all of it or one network.
@@ -193,6 +194,29 @@ pub struct Run {
     #[arg(long, value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub resync: u64,
+    /// Serve metrics for Prometheus at /metrics: PORT on 127.0.0.1, or ADDRESS:PORT.
+    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9586")]
+    pub metrics: Option<Listen>,
+    /// Prefixes with series of their own: those with the most bytes, or `all`. Every network has
+    /// its sums.
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub metrics_prefixes: Selection,
+}
+
+/// `PORT` or `ADDRESS:PORT`.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen(pub SocketAddr);
+
+impl std::str::FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(port) = text.parse() {
+            return Ok(Self(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        }
+        let address = text.parse().map(Self);
+        address.map_err(|_| "a port, or an address and a port: 9586, [::1]:9586".into())
+    }
 }
 
 /// How a log is written.

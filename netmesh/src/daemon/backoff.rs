@@ -45,6 +45,9 @@ mod tests {
             most = most.max(found);
         }
         assert!(least >= Duration::from_secs(8) && most <= Duration::from_secs(12));
-        assert!(most - least > Duration::from_secs(3), "{least:?} to {most:?}");
+        assert!(
+            most - least > Duration::from_secs(3),
+            "{least:?} to {most:?}"
+        );
     }
 }

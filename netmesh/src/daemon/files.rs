@@ -103,9 +103,10 @@ impl Files {
                     let name = path.file_name().map(|name| name.to_string_lossy());
                     name.is_some_and(|name| names.contains(name.as_ref()))
                 };
-                if event.as_ref().is_ok_and(|event| {
-                    !is_change(event) || !event.paths.iter().any(ours)
-                }) {
+                if event
+                    .as_ref()
+                    .is_ok_and(|event| !is_change(event) || !event.paths.iter().any(ours))
+                {
                     return;
                 }
                 wake.raise(NETWORK);

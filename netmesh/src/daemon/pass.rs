@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::io;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::backoff::{jittered, pause};
 use super::follow::Followers;
-use super::objects::{Loaded, Objects, Rejected};
+use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
 use super::wake::{NEIGHBOURS, OBJECTS, Reasons};
+use crate::metrics::Told;
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
 use crate::reconcile::{Error, Lock};
@@ -21,6 +23,8 @@ pub(super) struct Node<O> {
     /// The last objects that were right.
     loaded: Option<Loaded>,
     digest: Option<String>,
+    /// What was said of them.
+    warnings: Remarks,
     /// Why the objects as they are now cannot be used.
     rejected: Option<Rejected>,
     /// Why the last pass failed, as it was told.
@@ -29,6 +33,7 @@ pub(super) struct Node<O> {
     repeats: Repeats,
     followers: Followers,
     tunnels: Tunnels,
+    told: Arc<Told>,
 }
 
 /// How a pass ended.
@@ -43,17 +48,19 @@ pub(super) struct Outcome {
 }
 
 impl<O: Objects> Node<O> {
-    pub(super) fn new(objects: O, followers: Followers) -> Self {
+    pub(super) fn new(objects: O, followers: Followers, told: Arc<Told>) -> Self {
         Self {
             objects,
             loaded: None,
             digest: None,
+            warnings: Remarks::default(),
             rejected: None,
             trouble: None,
             failures: 0,
             repeats: Repeats::default(),
             followers,
             tunnels: Tunnels::new(),
+            told,
         }
     }
 
@@ -82,6 +89,7 @@ impl<O: Objects> Node<O> {
         }
         let Some(loaded) = &mut self.loaded else {
             self.failures += 1;
+            self.told.update(|report| report.failed += 1);
             return Outcome {
                 pause: jittered(pause(self.failures)),
                 again: true,
@@ -134,6 +142,7 @@ impl<O: Objects> Node<O> {
                 }
             }
         }
+        self.report(begun.elapsed(), steps as u64);
         Outcome {
             pause: rest,
             again: self.trouble.is_some(),
@@ -167,6 +176,19 @@ impl<O: Objects> Node<O> {
         }
     }
 
+    /// Tells the metrics how it went.
+    fn report(&self, took: Duration, steps: u64) {
+        let failed = self.trouble.is_some();
+        self.told.update(|report| {
+            report.ready = !failed && self.rejected.is_none();
+            report.took = took;
+            report.steps += steps;
+            report.failed += u64::from(failed);
+            report.changed += u64::from(!failed && steps > 0);
+            report.unchanged += u64::from(!failed && steps == 0);
+        });
+    }
+
     async fn load(&mut self) {
         match self.objects.load().await {
             Ok(loaded) => {
@@ -179,11 +201,32 @@ impl<O: Objects> Node<O> {
                     tracing::info!(node = loaded.node, digest, "objects read");
                 }
                 self.digest = digest;
+                if self.warnings != loaded.warnings {
+                    for warning in loaded.warnings.lines() {
+                        tracing::warn!(warning, "objects taken");
+                    }
+                    self.warnings = loaded.warnings.clone();
+                }
+                self.told.update(|report| {
+                    report.node.clone_from(&loaded.node);
+                    report.objects_good = true;
+                    report.objects_read = Some(SystemTime::now());
+                    report.names = Arc::new(loaded.names.clone());
+                    let wanted = &loaded.desired.namespaces;
+                    report.namespaces = wanted.keys().cloned().collect();
+                    report.tunnels = wanted
+                        .iter()
+                        .flat_map(|(namespace, wanted)| {
+                            let names = wanted.wireguard.keys();
+                            names.map(move |name| (namespace.clone(), name.clone()))
+                        })
+                        .collect();
+                });
                 self.loaded = Some(loaded);
             }
             Err(rejected) => {
                 if self.rejected.as_ref() != Some(&rejected) {
-                    for fault in &rejected.lines {
+                    for fault in rejected.0.lines() {
                         tracing::error!(fault, "objects rejected");
                     }
                     if self.loaded.is_some() {
@@ -192,13 +235,17 @@ impl<O: Objects> Node<O> {
                         tracing::warn!("nothing is changed until the objects are mended");
                     }
                 }
+                self.told.update(|report| {
+                    report.ready = false;
+                    report.objects_good = false;
+                });
                 self.rejected = Some(rejected);
             }
         }
     }
 
     fn status(&self) -> String {
-        let first = |rejected: &Rejected| rejected.lines.first().cloned().unwrap_or_default();
+        let first = |rejected: &Rejected| rejected.0.lines().first().cloned().unwrap_or_default();
         match (&self.rejected, &self.trouble) {
             (Some(rejected), _) => format!("objects rejected: {}", first(rejected)),
             (None, Some(trouble)) => format!("trouble: {trouble}"),

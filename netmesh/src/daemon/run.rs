@@ -1,5 +1,7 @@
 //! The main loop.
 
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +17,8 @@ use super::pass::{Node, Outcome};
 use super::schedule::Schedule;
 use super::service::Service;
 use super::wake::{NETWORK, Reasons, Wake};
-use crate::reconcile::{self, Lock};
+use crate::metrics::{Selection, Told, serve};
+use crate::reconcile::Lock;
 
 /// How often to ask what tells nobody when it changes.
 const POLL: Duration = Duration::from_secs(5);
@@ -30,6 +33,10 @@ pub struct Options {
     pub period: Duration,
     /// Whoever stops the daemon wants what it made removed.
     pub flush_on_exit: bool,
+    /// Where to serve metrics, if anywhere.
+    pub metrics: Option<SocketAddr>,
+    /// Which prefixes get series of their own.
+    pub selection: Selection,
 }
 
 /// What the main loop was woken for.
@@ -45,13 +52,20 @@ enum Event {
 /// Runs until SIGTERM or SIGINT. The data plane goes on without us.
 ///
 /// # Errors
-/// When this is not root, another daemon serves the node, or signals cannot be heard.
+/// When this is not root, another daemon serves the node, signals cannot be heard, or metrics
+/// cannot be served.
 pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
-    let _served = Lock::serve().map_err(reconcile::Error::from)?;
+    let _served = Lock::serve()?;
     let mut signals = Signals::new().map_err(Error::Signals)?;
+    let told = Arc::new(Told::default());
+    if let Some(address) = options.metrics {
+        let bound = metrics(address, Arc::clone(&told), options.selection);
+        let address = bound.map_err(|source| Error::Metrics { address, source })?;
+        tracing::info!(%address, "metrics are served");
+    }
     let wake = Arc::new(Wake::default());
     let mut files = Files::new(objects.folder(), Arc::clone(&wake));
-    let mut node = Node::new(objects, Followers::new(Arc::clone(&wake)));
+    let mut node = Node::new(objects, Followers::new(Arc::clone(&wake)), told);
     let mut service = Service::default();
     let mut schedule = Schedule::new(options.period, Instant::now());
     let mut poll = every(POLL);
@@ -106,6 +120,14 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// Begins to serve metrics; tells the address, whose port the kernel may have chosen.
+fn metrics(address: SocketAddr, told: Arc<Told>, selection: Selection) -> io::Result<SocketAddr> {
+    let listener = TcpListener::bind(address)?;
+    let bound = listener.local_addr()?;
+    serve(listener, told, selection)?;
+    Ok(bound)
+}
+
 /// Runs a pass and tells the service manager meanwhile that we live, unless it hangs.
 async fn watched(pass: impl Future<Output = Outcome>, watchdog: &mut Option<Interval>) -> Outcome {
     tokio::pin!(pass);
@@ -155,7 +177,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,

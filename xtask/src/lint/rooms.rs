@@ -3,7 +3,7 @@
 use super::path::Named;
 
 /// A room of the library: the rooms it may name, itself left out.
-const ROOMS: [(&str, &[&str]); 10] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("kernel", &["plan"]),
@@ -23,6 +23,17 @@ const ROOMS: [(&str, &[&str]); 10] = [
     ),
     (
         "daemon",
+        &[
+            "plan",
+            "kernel",
+            "wireguard",
+            "dataplane",
+            "reconcile",
+            "metrics",
+        ],
+    ),
+    (
+        "metrics",
         &["plan", "kernel", "wireguard", "dataplane", "reconcile"],
     ),
     ("doctor", &["plan", "kernel", "dataplane", "reconcile"]),
@@ -37,6 +48,7 @@ const ROOMS: [(&str, &[&str]); 10] = [
             "reconcile",
             "demo",
             "daemon",
+            "metrics",
             "doctor",
         ],
     ),
@@ -49,7 +61,7 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 13] = [
     ("aya", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
@@ -60,6 +72,9 @@ const CRATES: [(&str, &[&str]); 10] = [
     ("clap", &["cli"]),
     ("notify", &["daemon"]),
     ("sd_notify", &["daemon"]),
+    ("prometheus_client", &["metrics"]),
+    ("hyper", &["metrics"]),
+    ("hyper_util", &["metrics"]),
 ];
 
 /// Rooms without a kernel, a file or a clock, and what they may not name for that.
