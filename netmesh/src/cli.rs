@@ -14,6 +14,7 @@ pub mod output;
 mod route;
 mod route_spec;
 mod run;
+mod run_arguments;
 mod status;
 mod table;
 mod trace;

@@ -7,6 +7,7 @@ mod error;
 pub mod ethtool;
 pub mod follow;
 mod link;
+mod mirror;
 pub mod netfilter;
 mod netlink;
 pub mod netns;

@@ -2,6 +2,7 @@
 
 mod error;
 mod lock;
+mod mirror;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -23,6 +24,7 @@ use crate::wireguard::{self, device, userspace};
 
 pub use error::Error;
 pub use lock::Lock;
+pub use mirror::{Mirrored, mirror};
 
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";

@@ -126,3 +126,16 @@ impl Drop for Daemon {
         }
     }
 }
+
+impl Lab {
+    /// Waits until a node has nothing left to do.
+    ///
+    /// # Panics
+    /// When it goes on.
+    pub fn settles(&self, node: &str) {
+        eventually("nothing is left to do", SOON, || {
+            let plan = self.try_netmesh(node, &["plan", "--exit-code"]);
+            plan.status.code() == Some(0)
+        });
+    }
+}

@@ -416,17 +416,6 @@ impl Lab {
         }
     }
 
-    /// Waits until a node has nothing left to do.
-    ///
-    /// # Panics
-    /// When it goes on.
-    pub fn settles(&self, node: &str) {
-        eventually("nothing is left to do", daemon::SOON, || {
-            let plan = self.try_netmesh(node, &["plan", "--exit-code"]);
-            plan.status.code() == Some(0)
-        });
-    }
-
     /// What the kernel and the data plane hold on a node, without what differs between two
     /// equal machines: indexes, link-layer addresses, times.
     #[must_use]

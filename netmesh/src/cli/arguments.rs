@@ -1,13 +1,13 @@
 //! The command line: words, flags, examples.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::output::Color;
-use crate::metrics::Selection;
+pub use super::run_arguments::{LogFormat, Run};
 
 /// Routing in WireGuard meshes with an eBPF data plane.
 #[derive(Debug, Parser)]
@@ -181,54 +181,6 @@ pub struct Status {
     pub check: Option<Health>,
 }
 
-/// `netmesh run`.
-#[derive(Clone, Debug, Args)]
-pub struct Run {
-    /// How to write the log, on stderr.
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub log_format: LogFormat,
-    /// Remove what netmesh made on this node when stopped; it stays otherwise.
-    #[arg(long)]
-    pub flush_on_exit: bool,
-    /// Look at everything when nothing has happened for so many seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60,
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub resync: u64,
-    /// Serve metrics for Prometheus at /metrics: PORT on 127.0.0.1, or ADDRESS:PORT.
-    #[arg(long, value_name = "ADDR", num_args = 0..=1, default_missing_value = "9586")]
-    pub metrics: Option<Listen>,
-    /// Prefixes with series of their own: those with the most bytes, or `all`. Every network has
-    /// its sums.
-    #[arg(long, value_name = "N", default_value = "1000")]
-    pub metrics_prefixes: Selection,
-}
-
-/// `PORT` or `ADDRESS:PORT`.
-#[derive(Clone, Copy, Debug)]
-pub struct Listen(pub SocketAddr);
-
-impl std::str::FromStr for Listen {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(port) = text.parse() {
-            return Ok(Self(SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
-        }
-        let address = text.parse().map(Self);
-        address.map_err(|_| "a port, or an address and a port: 9586, [::1]:9586".into())
-    }
-}
-
-/// How a log is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// Lines for people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// What `status --check` answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Health {
@@ -352,6 +304,16 @@ pub enum Dataplane {
         /// A port; give it several times.
         #[arg(long = "port", value_name = "DEV")]
         ports: Vec<String>,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Put this binary's programs in the place of those that run: ports, routes, counters and
+    /// traffic stay. What the kernel refuses changes nothing.
+    Upgrade {
+        /// In the namespaces of this node's resources too.
+        #[arg(long)]
+        all: bool,
         /// Show what would be done and touch nothing.
         #[arg(long)]
         dry_run: bool,

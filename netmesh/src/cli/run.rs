@@ -66,6 +66,7 @@ pub(super) async fn run(global: &Global, run: &Run) -> Result<Exit, Failure> {
         period: Duration::from_secs(run.resync),
         flush_on_exit: run.flush_on_exit,
         metrics: run.metrics.map(|listen| listen.0),
+        mirror: run.mirror.iter().map(|protocol| protocol.0).collect(),
         selection: run.metrics_prefixes,
     };
     match daemon::run(Folder { global }, options).await {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 
-use super::wake::{NEIGHBOURS, NETWORK, Reasons, Wake};
+use super::wake::{NEIGHBOURS, NETWORK, ROUTES, Reasons, Wake};
 use crate::kernel::follow::Follower;
 use crate::kernel::netns;
 use crate::plan::state::Namespace;
@@ -13,14 +13,17 @@ use crate::plan::state::Namespace;
 /// The listeners.
 pub(super) struct Followers {
     wake: Arc<Wake>,
+    /// The routes of others in the node's own namespace are of interest.
+    mirrors: bool,
     tasks: BTreeMap<Namespace, (u64, JoinHandle<()>)>,
 }
 
 impl Followers {
     /// None yet.
-    pub(super) const fn new(wake: Arc<Wake>) -> Self {
+    pub(super) const fn new(wake: Arc<Wake>, mirrors: bool) -> Self {
         Self {
             wake,
+            mirrors,
             tasks: BTreeMap::new(),
         }
     }
@@ -44,7 +47,8 @@ impl Followers {
             match Follower::open(namespace) {
                 Ok(follower) => {
                     let inode = follower.inode();
-                    let task = tokio::spawn(listen(follower, Arc::clone(&self.wake)));
+                    let mirrored = self.mirrors && *namespace == Namespace::Node;
+                    let task = tokio::spawn(listen(follower, Arc::clone(&self.wake), mirrored));
                     self.tasks.insert(namespace.clone(), (inode, task));
                     // What happened before we listened is seen only now.
                     self.wake.raise(NETWORK);
@@ -63,20 +67,23 @@ impl Drop for Followers {
     }
 }
 
-async fn listen(mut follower: Follower, wake: Arc<Wake>) {
+async fn listen(mut follower: Follower, wake: Arc<Wake>, mirrored: bool) {
     loop {
         match follower.next().await {
             Ok(changes) => {
                 let mut reasons: Reasons = 0;
                 if changes.lost {
                     tracing::debug!("the kernel had more to tell than it could keep");
-                    reasons |= NETWORK | NEIGHBOURS;
+                    reasons |= NETWORK | NEIGHBOURS | ROUTES;
                 }
                 if changes.network {
                     reasons |= NETWORK;
                 }
                 if changes.neighbours {
                     reasons |= NEIGHBOURS;
+                }
+                if changes.routes && mirrored {
+                    reasons |= ROUTES;
                 }
                 wake.raise(reasons);
             }

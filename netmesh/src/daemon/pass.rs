@@ -11,11 +11,12 @@ use super::follow::Followers;
 use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
-use super::wake::{NEIGHBOURS, OBJECTS, Reasons};
+use super::wake::{NEIGHBOURS, OBJECTS, ROUTES, Reasons, SMALL};
+use crate::kernel::Kernel;
 use crate::metrics::Told;
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
-use crate::reconcile::{Error, Lock};
+use crate::reconcile::{Error, Lock, Mirrored, mirror};
 
 /// The node as the daemon knows it.
 pub(super) struct Node<O> {
@@ -33,6 +34,8 @@ pub(super) struct Node<O> {
     repeats: Repeats,
     followers: Followers,
     tunnels: Tunnels,
+    /// Protocols of the kernel's routes that are mirrored.
+    mirror: BTreeSet<u8>,
     told: Arc<Told>,
 }
 
@@ -48,7 +51,12 @@ pub(super) struct Outcome {
 }
 
 impl<O: Objects> Node<O> {
-    pub(super) fn new(objects: O, followers: Followers, told: Arc<Told>) -> Self {
+    pub(super) fn new(
+        objects: O,
+        followers: Followers,
+        mirror: BTreeSet<u8>,
+        told: Arc<Told>,
+    ) -> Self {
         Self {
             objects,
             loaded: None,
@@ -60,6 +68,7 @@ impl<O: Objects> Node<O> {
             repeats: Repeats::default(),
             followers,
             tunnels: Tunnels::new(),
+            mirror,
             told,
         }
     }
@@ -98,8 +107,13 @@ impl<O: Objects> Node<O> {
         };
         let begun = Instant::now();
         let mut taken = Vec::new();
-        let result = reconcile(loaded, &mut self.followers, reasons, &mut taken).await;
-        if reasons != NEIGHBOURS {
+        let mut result = reconcile(loaded, &mut self.followers, reasons, &mut taken).await;
+        // Also where something is in the way of the objects: the one has nothing to do with the other.
+        if !self.mirror.is_empty() && reasons != NEIGHBOURS {
+            let mirrored = mirror_routes(loaded.reconciler.kernel(), &self.mirror).await;
+            result = result.and(mirrored);
+        }
+        if reasons & !SMALL != 0 {
             self.tunnels = tunnels::look(&loaded.desired);
         }
         let steps = taken.len();
@@ -189,6 +203,18 @@ impl<O: Objects> Node<O> {
         });
     }
 
+    /// Takes the routes of the kernel out of the data plane: nobody would tell it any more when
+    /// one goes. The kernel has them all, and forwards by them.
+    pub(super) async fn stop_mirroring(&mut self) {
+        let Some(loaded) = self.loaded.as_mut().filter(|_| !self.mirror.is_empty()) else {
+            return;
+        };
+        let none = BTreeSet::new();
+        if let Err(error) = mirror_routes(loaded.reconciler.kernel(), &none).await {
+            tracing::error!(error = chain(&error), "routes of the kernel stay mirrored");
+        }
+    }
+
     async fn load(&mut self) {
         match self.objects.load().await {
             Ok(loaded) => {
@@ -213,7 +239,10 @@ impl<O: Objects> Node<O> {
                     report.objects_read = Some(SystemTime::now());
                     report.names = Arc::new(loaded.names.clone());
                     let wanted = &loaded.desired.namespaces;
-                    report.namespaces = wanted.keys().cloned().collect();
+                    // A data plane made by hand may be there.
+                    report.namespaces = vec![Namespace::Node];
+                    let others = wanted.keys().filter(|found| **found != Namespace::Node);
+                    report.namespaces.extend(others.cloned());
                     report.tunnels = wanted
                         .iter()
                         .flat_map(|(namespace, wanted)| {
@@ -271,7 +300,10 @@ async fn reconcile(
     reconciler.kernel().forget_gone();
     followers.follow(&wanted);
     let _lock = lock().await?;
-    if reasons != NEIGHBOURS {
+    if reasons == ROUTES {
+        return Ok(());
+    }
+    if reasons & !SMALL != 0 {
         let steps = reconciler.plan(desired).await?;
         let total = steps.len();
         let told = |number: usize, step: &_| {
@@ -282,6 +314,17 @@ async fn reconcile(
         followers.follow(&wanted);
     }
     reconciler.refresh(desired).await
+}
+
+/// Mirrors the kernel's routes into the node's own data plane.
+async fn mirror_routes(kernel: &mut Kernel, protocols: &BTreeSet<u8>) -> Result<(), Error> {
+    let _lock = lock().await?;
+    let mirrored = mirror(kernel, &Namespace::Node, protocols).await?;
+    if mirrored != Mirrored::default() {
+        let Mirrored { put, removed } = mirrored;
+        tracing::info!(put, removed, "routes of the kernel mirrored");
+    }
+    Ok(())
 }
 
 fn tell(number: usize, total: usize, step: &crate::plan::step::Step) {

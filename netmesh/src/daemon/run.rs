@@ -1,5 +1,6 @@
 //! The main loop.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ const POLL: Duration = Duration::from_secs(5);
 const HANGS: Duration = Duration::from_secs(300);
 
 /// What the operator may choose.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Everything is looked at when nothing has happened for so long.
     pub period: Duration,
@@ -35,6 +36,8 @@ pub struct Options {
     pub flush_on_exit: bool,
     /// Where to serve metrics, if anywhere.
     pub metrics: Option<SocketAddr>,
+    /// Protocols of the kernel's routes that are mirrored; none mirrors nothing.
+    pub mirror: BTreeSet<u8>,
     /// Which prefixes get series of their own.
     pub selection: Selection,
 }
@@ -65,7 +68,8 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
     }
     let wake = Arc::new(Wake::default());
     let mut files = Files::new(objects.folder(), Arc::clone(&wake));
-    let mut node = Node::new(objects, Followers::new(Arc::clone(&wake)), told);
+    let followers = Followers::new(Arc::clone(&wake), !options.mirror.is_empty());
+    let mut node = Node::new(objects, followers, options.mirror, told);
     let mut service = Service::default();
     let mut schedule = Schedule::new(options.period, Instant::now());
     let mut poll = every(POLL);
@@ -111,6 +115,7 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
         }
     };
     Service::stopping();
+    node.stop_mirroring().await;
     if options.flush_on_exit {
         tracing::info!(signal = why, "stopping: what netmesh made is removed");
         node.flush().await;

@@ -14,6 +14,11 @@ pub(super) const NETWORK: Reasons = 2;
 /// Objects changed: read them first.
 pub(super) const OBJECTS: Reasons = 4;
 
+/// Routes of others changed: mirror them.
+pub(super) const ROUTES: Reasons = 8;
+/// What needs no look at the whole node.
+pub(super) const SMALL: Reasons = NEIGHBOURS | ROUTES;
+
 /// The letter box of the main loop.
 #[derive(Debug, Default)]
 pub(super) struct Wake {

@@ -57,6 +57,8 @@ pub struct Changes {
     pub network: bool,
     /// Neighbours that were resolved, or that no longer answer.
     pub neighbours: bool,
+    /// Routes of others: what is mirrored.
+    pub routes: bool,
     /// The kernel had more to tell than it could keep: anything may have changed.
     pub lost: bool,
 }
@@ -158,6 +160,7 @@ fn read(mut datagram: &[u8]) -> Changes {
             kind::NEW_ROUTE | kind::DEL_ROUTE => {
                 let protocol = message.payload().get(PROTOCOL).copied().unwrap_or_default();
                 changes.network |= protocol == ROUTE_PROTOCOL || protocol < DAEMONS;
+                changes.routes |= protocol != ROUTE_PROTOCOL;
             }
             _ => {}
         }
@@ -198,11 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn the_routes_of_routing_daemons_are_none_of_ours() {
+    fn the_routes_of_routing_daemons_are_mirrored_and_none_of_ours() {
         assert!(read(&route(ROUTE_PROTOCOL)).network);
         assert!(read(&route(4)).network, "static");
         for daemon in [11, 12, 186] {
-            assert!(!read(&route(daemon)).any(), "{daemon}");
+            let seen = read(&route(daemon));
+            assert!(!seen.network && seen.routes, "{daemon}");
         }
     }
 
