@@ -19,7 +19,7 @@ mod status;
 mod table;
 mod trace;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -182,6 +182,7 @@ fn log(arguments: &Arguments) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     // The journal notes the time itself.
     let timed = format.is_some() && std::env::var_os("JOURNAL_STREAM").is_none();

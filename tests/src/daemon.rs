@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -19,7 +21,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub struct Daemon {
     child: Child,
     folder: tempfile::TempDir,
-    manager: UnixDatagram,
+    told: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Daemon {
@@ -31,7 +34,9 @@ impl Daemon {
     pub fn start(lab: &Lab, machine: &str, more: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let manager = UnixDatagram::bind(folder.path().join("notify")).expect("a socket");
-        manager.set_nonblocking(true).expect("a socket");
+        let told = Arc::default();
+        let stop = Arc::default();
+        listen(manager, Arc::clone(&told), Arc::clone(&stop));
         let mut arguments = vec!["run", "--log-format", "json"];
         arguments.extend(more);
         let child = lab
@@ -46,19 +51,15 @@ impl Daemon {
         Self {
             child,
             folder,
-            manager,
+            told,
+            stop,
         }
     }
 
     /// What the service manager was told since it was asked last.
     #[must_use]
     pub fn told(&self) -> Vec<String> {
-        let mut told = Vec::new();
-        let mut buffer = [0; 4096];
-        while let Ok(length) = self.manager.recv(&mut buffer) {
-            told.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
-        }
-        told
+        std::mem::take(&mut *self.told.lock().expect("no panic"))
     }
 
     /// Waits until the service manager is told a word.
@@ -117,8 +118,24 @@ impl Daemon {
     }
 }
 
+/// A service manager that reads what it is sent: one that does not would lose words.
+fn listen(manager: UnixDatagram, told: Arc<Mutex<Vec<String>>>, stop: Arc<AtomicBool>) {
+    let often = Some(Duration::from_millis(100));
+    manager.set_read_timeout(often).expect("a socket");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(length) = manager.recv(&mut buffer) {
+                let word = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                told.lock().expect("no panic").push(word);
+            }
+        }
+    });
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {

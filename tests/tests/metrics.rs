@@ -113,17 +113,20 @@ fn scrape(at: &Namespace, to: SocketAddr) -> BTreeMap<String, f64> {
 fn counted(lab: &Lab, machine: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     let number = |value: &Value| value.as_u64().expect("a number") as f64;
+    let ours: Vec<String> = RESOURCES.iter().map(|one| lab.prefix(one)).collect();
     for row in lab.json(machine, &["counters"])["prefixes"]
         .as_array()
         .expect("rows")
     {
+        // The router's own unreachable route for the allocation is of no network.
+        let known = ours.iter().any(|prefix| row["prefix"] == **prefix);
+        let network = if known { lab.network() } else { "" };
         for direction in ["to", "from"] {
             for what in ["packets", "bytes"] {
                 let series = format!(
                     "netmesh_prefix_forwarded_{what}_total{{namespace=\"node\",network=\"{}\",\
                      prefix={},direction=\"{direction}\"}}",
-                    lab.network(),
-                    row["prefix"],
+                    network, row["prefix"],
                 );
                 found.insert(series, number(&row[direction][what]));
             }

@@ -31,7 +31,7 @@ fn objects_and_kernel_are_followed_without_anybody_asking() {
     let daemons: Vec<Daemon> = lab
         .nodes()
         .iter()
-        .map(|node| Daemon::start(&lab, node, &[]))
+        .map(|node| Daemon::start(&lab, node, &["-v"]))
         .collect();
     for (node, daemon) in lab.nodes().iter().zip(&daemons) {
         daemon.until_told("READY=1");
@@ -187,8 +187,8 @@ fn forwarding_outlives_the_daemon_unless_it_is_told_otherwise() {
     let before = lab.dump("node-1", &["gw"]);
 
     // A steady stream meanwhile: none is lost, none answered twice.
+    let stop = std::sync::atomic::AtomicBool::new(false);
     let (sent, answered) = std::thread::scope(|scope| {
-        let stop = std::sync::atomic::AtomicBool::new(false);
         let stream = scope.spawn({
             let (stop, here) = (&stop, &here);
             move || {
@@ -262,7 +262,7 @@ fn what_others_do_is_neither_undone_nor_fought_over() {
     let foreign = || {
         [
             ip(&machine, "-6 route show proto static"),
-            ip(&machine, "-6 addr show dev eth0"),
+            ip(&machine, "-6 addr show dev eth0 scope global"),
             ip(&machine, "-6 neigh show nud permanent"),
         ]
     };
@@ -298,4 +298,32 @@ fn what_others_do_is_neither_undone_nor_fought_over() {
     });
     lab.settles("node-1");
     assert_eq!(foreign(), before, "what others made");
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_holds_up_nobody() {
+    let lab = Lab::mesh();
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("notify");
+    let _deaf = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let mut daemon = lab
+        .command("router", &["run", "--quiet"])
+        .env("NOTIFY_SOCKET", &socket)
+        // A word every 10 ms: nobody holds more than a few.
+        .env("WATCHDOG_USEC", "30000")
+        .spawn()
+        .expect("netmesh starts");
+    lab.settles("router");
+    let (router, prefix) = (lab.name("router"), lab.prefix(&RESOURCES[1]));
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_secs(1));
+        ip(&router, &format!("-6 route del {prefix}"));
+        eventually("the return route is back", SOON, || {
+            ip(&router, &format!("-6 route show {prefix}")).contains("via")
+        });
+    }
+    let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    let ended = daemon.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(0));
 }

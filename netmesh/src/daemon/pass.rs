@@ -46,6 +46,8 @@ pub(super) struct Outcome {
     pub(super) pause: Duration,
     /// It has to be done again.
     pub(super) again: bool,
+    /// It took steps.
+    pub(super) changed: bool,
     /// One line on how the node does.
     pub(super) status: String,
 }
@@ -102,6 +104,7 @@ impl<O: Objects> Node<O> {
             return Outcome {
                 pause: jittered(pause(self.failures)),
                 again: true,
+                changed: false,
                 status: self.status(),
             };
         };
@@ -156,10 +159,13 @@ impl<O: Objects> Node<O> {
                 }
             }
         }
+        let took_ms = begun.elapsed().as_millis() as u64;
+        tracing::debug!(reasons, steps, took_ms, "pass");
         self.report(begun.elapsed(), steps as u64);
         Outcome {
             pause: rest,
             again: self.trouble.is_some(),
+            changed: steps > 0,
             status: self.status(),
         }
     }

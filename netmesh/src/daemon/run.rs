@@ -70,7 +70,7 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
     let mut files = Files::new(objects.folder(), Arc::clone(&wake));
     let followers = Followers::new(Arc::clone(&wake), !options.mirror.is_empty());
     let mut node = Node::new(objects, followers, options.mirror, told);
-    let mut service = Service::default();
+    let mut service = Service::new();
     let mut schedule = Schedule::new(options.period, Instant::now());
     let mut poll = every(POLL);
     let mut watchdog = Service::watchdog().map(every);
@@ -91,7 +91,7 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
                 schedule.at_once(Instant::now());
             }
             Event::Stop(signal) => break signal,
-            Event::Alive => Service::alive(),
+            Event::Alive => service.alive(),
             Event::Poll => {
                 reap();
                 files.look();
@@ -102,19 +102,20 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
             Event::Due => {
                 let begun = Instant::now();
                 let reasons = schedule.take(begun);
-                let outcome = watched(node.pass(reasons), &mut watchdog).await;
+                let outcome = watched(node.pass(reasons), &service, &mut watchdog).await;
                 files.follow(node.names());
                 service.passed(&outcome.status);
-                schedule.done(
-                    Instant::now(),
-                    begun.elapsed(),
-                    outcome.pause,
-                    outcome.again,
-                );
+                let now = Instant::now();
+                let looked = if outcome.changed {
+                    Duration::ZERO
+                } else {
+                    now - begun
+                };
+                schedule.done(now, looked, outcome.pause, outcome.again);
             }
         }
     };
-    Service::stopping();
+    service.stopping();
     node.stop_mirroring().await;
     if options.flush_on_exit {
         tracing::info!(signal = why, "stopping: what netmesh made is removed");
@@ -134,7 +135,11 @@ fn metrics(address: SocketAddr, told: Arc<Told>, selection: Selection) -> io::Re
 }
 
 /// Runs a pass and tells the service manager meanwhile that we live, unless it hangs.
-async fn watched(pass: impl Future<Output = Outcome>, watchdog: &mut Option<Interval>) -> Outcome {
+async fn watched(
+    pass: impl Future<Output = Outcome>,
+    service: &Service,
+    watchdog: &mut Option<Interval>,
+) -> Outcome {
     tokio::pin!(pass);
     let hangs = Instant::now() + HANGS;
     loop {
@@ -142,7 +147,7 @@ async fn watched(pass: impl Future<Output = Outcome>, watchdog: &mut Option<Inte
             outcome = &mut pass => return outcome,
             () = tick(watchdog) => {
                 if Instant::now() < hangs {
-                    Service::alive();
+                    service.alive();
                 }
             }
         }

@@ -13,8 +13,10 @@ const QUIET: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Next hops follow their neighbours within the kernel; what is left to do can wait.
 const NEIGHBOURS_WAIT: Duration = Duration::from_secs(2);
-/// Of the time, a pass may take one part in so many, whatever happens on the machine.
+/// Of the time, looking may take one part in so many, whatever happens on the machine …
 const SHARE: u32 = 5;
+/// … but what happens is looked at within this.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// When to do what.
 #[derive(Debug)]
@@ -82,10 +84,10 @@ impl Schedule {
         }
     }
 
-    /// A pass has ended. `pause` is how long to rest at least; `again` when there is something
-    /// left to do after it.
-    pub(super) fn done(&mut self, now: Instant, took: Duration, pause: Duration, again: bool) {
-        self.rest = now + pause.max(took * (SHARE - 1));
+    /// A pass has ended. `looked` is how long it took, if looking was all it did; `pause` how long
+    /// to rest at least; `again` when there is something left to do after it.
+    pub(super) fn done(&mut self, now: Instant, looked: Duration, pause: Duration, again: bool) {
+        self.rest = now + pause.max((looked * (SHARE - 1)).min(LONGEST));
         self.routine = now + jittered(self.period);
         if again {
             self.add(NETWORK, now);
@@ -146,11 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn passes_take_a_fifth_of_the_time_at_most() {
+    fn looking_takes_a_fifth_of_the_time_at_most() {
         let (mut schedule, now) = idle();
-        schedule.done(now, ms(500), Duration::ZERO, false);
-        schedule.add(NETWORK, now);
-        assert_eq!(schedule.due(), now + ms(2_000));
+        for (looked, rest) in [(500, ms(2_000)), (30_000, LONGEST)] {
+            schedule.done(now, ms(looked), Duration::ZERO, false);
+            schedule.add(NETWORK, now);
+            assert_eq!(schedule.due(), now + rest);
+            schedule.take(now + rest);
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use netlink_packet_route::route::{
     RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netmesh_common::group::MAX_MEMBERS;
 
 use super::{Error, Kernel};
 use crate::plan::facts::NamespaceFacts;
@@ -136,7 +137,11 @@ fn candidate(message: &RouteMessage, facts: &NamespaceFacts) -> Option<(IpNet, C
             if paths.is_empty() {
                 return None;
             }
-            FibRoute::through(paths)
+            if paths.len() > MAX_MEMBERS {
+                FibRoute::Punt
+            } else {
+                FibRoute::through(paths)
+            }
         }
         (RouteType::Unicast, None) if header.flags.intersects(dead) => return None,
         (RouteType::Unicast, None) => {

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -32,10 +32,16 @@ struct Family<'a>(MetricEncoder<'a>);
 
 impl Family<'_> {
     fn count(&mut self, labels: &Labels<'_>, value: u64) -> fmt::Result {
+        if labels.is_empty() {
+            return self.0.encode_counter::<NoLabelSet, u64, u64>(&value, None);
+        }
         ConstCounter::new(value).encode(self.0.encode_family(labels)?)
     }
 
     fn gauge(&mut self, labels: &Labels<'_>, value: f64) -> fmt::Result {
+        if labels.is_empty() {
+            return self.0.encode_gauge(&value);
+        }
         ConstGauge::new(value).encode(self.0.encode_family(labels)?)
     }
 }
