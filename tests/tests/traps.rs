@@ -6,7 +6,9 @@ use std::net::{IpAddr, UdpSocket};
 use netmesh::demo::traffic::ping;
 use netmesh::kernel::netns;
 use netmesh_tests::Lab;
-use netmesh_tests::field::{Field, MARK, PATIENCE, contains, marked, routed};
+use netmesh_tests::field::{
+    Field, MARK, PATIENCE, contains, marked, redirects_no_several_buffers, routed,
+};
 use netmesh_tests::pair::{HOOKS, LEFT, LEFT4, RIGHT, RIGHT4, ROUTER, ends};
 use netmesh_tests::wire::{
     ETHERNET, ICMPV6, IPV4, IPV6, UDP, Wire, checked, datagram, frame, ipv4, ipv6, is_from,
@@ -567,18 +569,6 @@ fn jumbo_frames_cross() {
         }
         field.ports().assert_balanced();
     }
-}
-
-/// Kernels before 6.3 lose what XDP redirects in several buffers.
-fn redirects_no_several_buffers() -> bool {
-    let name = nix::sys::utsname::uname().expect("a kernel");
-    let release = name.release().to_string_lossy().into_owned();
-    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
-    let version: (u32, u32) = (
-        numbers.next().unwrap_or_default(),
-        numbers.next().unwrap_or_default(),
-    );
-    version < (6, 3)
 }
 
 /// RFC 8200 section 5: a link below 1280 bytes is none of IPv6's. The kernel takes its addresses
