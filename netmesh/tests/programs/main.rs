@@ -11,6 +11,7 @@
 mod cases;
 mod kernel;
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 use std::thread;
@@ -162,9 +163,14 @@ fn within(name: &str, info: &ProgramInfo, budget: Budget, summaries: &str) {
 fn every_case_has_its_outcome_in_the_kernel() {
     alone(|| {
         let mut wrong = Vec::new();
+        // Loaded once for every kind of port: the verifier is most of the time.
+        let mut kernels: BTreeMap<u32, Kernel> = BTreeMap::new();
         for case in all() {
-            let mut kernel = Kernel::new();
-            kernel.fill(&lab::router(case.flags));
+            let kernel = kernels.entry(case.flags).or_insert_with(|| {
+                let mut kernel = Kernel::new();
+                kernel.fill(&lab::router(case.flags));
+                kernel
+            });
             for (hook, wanted) in [(Hook::Tc, Some(case.tc)), (Hook::Xdp, case.xdp)] {
                 let Some(wanted) = wanted.map(without_device) else {
                     continue;
