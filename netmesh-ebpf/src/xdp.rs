@@ -1,9 +1,12 @@
 //! XDP: frames of Ethernet ports.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::{
-    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+    bpf_check_mtu, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len,
+    bpf_xdp_load_bytes,
 };
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
@@ -17,6 +20,12 @@ use netmesh_common::vlan;
 
 use crate::trace::Told;
 use crate::{count, maps, tags, trace};
+
+/// What every host takes (RFC 791 section 3.1), in bytes: links that carry less are not known.
+const ALWAYS_FITS: u32 = 576;
+
+/// `BPF_MTU_CHK_RET_FRAG_NEEDED`.
+const FRAGMENTATION_NEEDED: i64 = 1;
 
 /// A frame in the driver's buffer.
 struct Frame<'a>(&'a XdpContext);
@@ -93,6 +102,14 @@ impl PacketEdit for Frame<'_> {
     }
 }
 
+/// The device's own word on a packet of this length, with a stack of its own.
+#[inline(never)]
+fn ask(context: *mut c_void, ifindex: u32, length: u32) -> i64 {
+    let mut word = length;
+    // SAFETY: the context is this program's own; the helper reads and writes one u32.
+    unsafe { bpf_check_mtu(context, ifindex, &raw mut word, 0, 0) }
+}
+
 /// Runs the decision on a frame.
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
@@ -149,6 +166,7 @@ fn tell(context: *mut xdp_md, words: (u64, u64)) {
 #[inline(always)]
 fn arm(context: &XdpContext, outcome: Outcome, forward: &Forward) -> Outcome {
     match outcome {
+        Outcome::Forward if is_too_big(context, forward) => Outcome::Punt(PuntReason::TooBig),
         Outcome::Forward
             if !is_taken(context, forward.ifindex) || !maps::redirect(forward.ifindex) =>
         {
@@ -156,6 +174,14 @@ fn arm(context: &XdpContext, outcome: Outcome, forward: &Forward) -> Outcome {
         }
         other => other,
     }
+}
+
+/// The device's MTU has become smaller than the table knows. To ask costs small packets more than
+/// they are worth.
+#[inline(always)]
+fn is_too_big(context: &XdpContext, forward: &Forward) -> bool {
+    forward.length > ALWAYS_FITS
+        && ask(context.as_ptr(), forward.ifindex, forward.length) == FRAGMENTATION_NEEDED
 }
 
 #[inline(always)]
