@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
 
 use super::backoff::{jittered, pause};
 use super::follow::Followers;
@@ -337,14 +340,21 @@ fn tell(number: usize, total: usize, step: &crate::plan::step::Step) {
     tracing::info!(number = number + 1, total, step = %step, "step");
 }
 
-/// Waits on a thread of its own: another writer may take its time, and signals come meanwhile.
+/// Waits on a thread of its own: another writer may take its time, and signals come meanwhile. The
+/// thread is nobody's: a process that ends does not wait for it.
 async fn lock() -> Result<Lock, Error> {
-    match tokio::task::spawn_blocking(Lock::take).await {
+    let failed = |source| Error::Lock {
+        path: "/run/netmesh".into(),
+        source,
+    };
+    let (sender, receiver) = oneshot::channel();
+    let waiting = thread::Builder::new().name("lock".into());
+    waiting
+        .spawn(move || sender.send(Lock::take()))
+        .map_err(failed)?;
+    match receiver.await {
         Ok(lock) => lock,
-        Err(error) => Err(Error::Lock {
-            path: "/run/netmesh".into(),
-            source: io::Error::other(error),
-        }),
+        Err(error) => Err(failed(io::Error::other(error))),
     }
 }
 
