@@ -89,6 +89,11 @@ impl<O: Objects> Node<O> {
         .collect()
     }
 
+    /// The objects as they are now cannot be used.
+    pub(super) const fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
+    }
+
     /// The tunnels are not what they were after the last pass.
     pub(super) fn tunnels_changed(&self) -> bool {
         let loaded = self.loaded.as_ref();
@@ -97,8 +102,7 @@ impl<O: Objects> Node<O> {
 
     /// Makes the node what its objects say, as far as there is anything to do.
     pub(super) async fn pass(&mut self, reasons: Reasons) -> Outcome {
-        // Objects may be refused for what the machine lacks; that may have come.
-        if reasons & OBJECTS != 0 || self.rejected.is_some() {
+        if reasons & OBJECTS != 0 {
             self.load().await;
         }
         let Some(loaded) = &mut self.loaded else {

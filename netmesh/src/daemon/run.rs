@@ -88,7 +88,12 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
             () = tick(&mut watchdog) => Event::Alive,
         };
         match event {
-            Event::Changed(reasons) => schedule.add(reasons, Instant::now()),
+            Event::Changed(reasons) => {
+                schedule.add(reasons, Instant::now());
+                if node.is_rejected() {
+                    schedule.again(Instant::now());
+                }
+            }
             Event::Reload => {
                 tracing::info!("reload");
                 service.reloading();
@@ -130,6 +135,9 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
                     now - begun
                 };
                 schedule.done(now, looked, outcome.pause, outcome.again);
+                if node.is_rejected() && outcome.again {
+                    schedule.again(now);
+                }
             }
         }
     };
