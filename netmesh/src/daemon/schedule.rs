@@ -117,6 +117,12 @@ impl Schedule {
     /// A pass has ended. `looked` is how long it took, if looking was all it did; `pause` how long
     /// to rest at least; `again` when there is something left to do after it.
     pub(super) fn done(&mut self, now: Instant, looked: Duration, pause: Duration, again: bool) {
+        // Objects that are being written meanwhile are not held up by what failed before them.
+        let pause = if self.objects.is_some() {
+            Duration::ZERO
+        } else {
+            pause
+        };
         self.rest = now + pause.max((looked * (SHARE - 1)).min(LONGEST));
         self.routine = now + jittered(self.period);
         if again {
@@ -191,6 +197,10 @@ mod tests {
         schedule.add(NETWORK, now + ms(10));
         assert_eq!(schedule.due(), now + ms(30_000));
         schedule.add(OBJECTS, now + ms(20));
+        // What waited goes first; that it fails again does not hold up the objects.
+        assert_eq!(schedule.due(), now + ms(10) + QUIET);
+        assert_eq!(schedule.take(now + ms(10) + QUIET), NETWORK);
+        schedule.done(now + ms(10) + QUIET, Duration::ZERO, ms(30_000), true);
         assert_eq!(schedule.due(), now + ms(20) + QUIET);
         schedule.at_once(now + ms(30));
         assert!(schedule.due() <= now + ms(30));
