@@ -327,3 +327,44 @@ fn a_service_manager_that_does_not_listen_holds_up_nobody() {
     let ended = daemon.wait().expect("it ends");
     assert_eq!(ended.code(), Some(0));
 }
+
+#[test]
+fn it_ends_when_told_also_while_it_waits_for_another_writer() {
+    let lab = Lab::mesh();
+    let mut daemon = Daemon::start(&lab, "router", &[]);
+    daemon.until_told("READY=1");
+    lab.settles("router");
+    let (cookie, _) = netmesh::kernel::netns::identity(&lab.at("router")).expect("it is there");
+    let folder = std::path::PathBuf::from(format!("/run/netmesh/{cookie:x}"));
+    assert!(folder.join("daemon").exists());
+    // Somebody changes the node and takes his time.
+    let writer = fs::File::create(folder.join("lock")).expect("a file");
+    writer.lock().expect("a lock");
+    let (router, prefix) = (lab.name("router"), lab.prefix(&RESOURCES[1]));
+    ip(&router, &format!("-6 route del {prefix}"));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(
+        ip(&router, &format!("-6 route show {prefix}")).is_empty(),
+        "it waits"
+    );
+    let _ = daemon.told();
+    eventually("it lives", SOON, || {
+        daemon.told().iter().any(|word| word == "WATCHDOG=1\n")
+    });
+    let begun = Instant::now();
+    assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(!folder.join("daemon").exists(), "it leaves nothing behind");
+    drop(writer);
+    let _ = fs::remove_file(folder.join("lock"));
+    let daemon = Daemon::start(&lab, "router", &[]);
+    daemon.until_told("READY=1");
+    assert!(
+        !ip(&router, &format!("-6 route show {prefix}")).is_empty(),
+        "and goes on"
+    );
+}

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::oneshot;
 
 use super::backoff::{jittered, pause};
 use super::follow::Followers;
@@ -86,6 +89,11 @@ impl<O: Objects> Node<O> {
         .collect()
     }
 
+    /// The objects as they are now cannot be used.
+    pub(super) const fn is_rejected(&self) -> bool {
+        self.rejected.is_some()
+    }
+
     /// The tunnels are not what they were after the last pass.
     pub(super) fn tunnels_changed(&self) -> bool {
         let loaded = self.loaded.as_ref();
@@ -94,8 +102,7 @@ impl<O: Objects> Node<O> {
 
     /// Makes the node what its objects say, as far as there is anything to do.
     pub(super) async fn pass(&mut self, reasons: Reasons) -> Outcome {
-        // Objects may be refused for what the machine lacks; that may have come.
-        if reasons & OBJECTS != 0 || self.rejected.is_some() {
+        if reasons & OBJECTS != 0 {
             self.load().await;
         }
         let Some(loaded) = &mut self.loaded else {
@@ -337,14 +344,21 @@ fn tell(number: usize, total: usize, step: &crate::plan::step::Step) {
     tracing::info!(number = number + 1, total, step = %step, "step");
 }
 
-/// Waits on a thread of its own: another writer may take its time, and signals come meanwhile.
+/// Waits on a thread of its own: another writer may take its time, and signals come meanwhile. The
+/// thread is nobody's: a process that ends does not wait for it.
 async fn lock() -> Result<Lock, Error> {
-    match tokio::task::spawn_blocking(Lock::take).await {
+    let failed = |source| Error::Lock {
+        path: "/run/netmesh".into(),
+        source,
+    };
+    let (sender, receiver) = oneshot::channel();
+    let waiting = thread::Builder::new().name("lock".into());
+    waiting
+        .spawn(move || sender.send(Lock::take()))
+        .map_err(failed)?;
+    match receiver.await {
         Ok(lock) => lock,
-        Err(error) => Err(Error::Lock {
-            path: "/run/netmesh".into(),
-            source: io::Error::other(error),
-        }),
+        Err(error) => Err(failed(io::Error::other(error))),
     }
 }
 

@@ -27,6 +27,10 @@ const POLL: Duration = Duration::from_secs(5);
 /// A pass that takes longer than this hangs: the service manager is no longer told that we live.
 const HANGS: Duration = Duration::from_secs(300);
 
+/// How long a pass may go on when the daemon is to stop. Every step can be broken off: the next
+/// pass, whoever takes it, goes on from there.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// What the operator may choose.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -84,7 +88,12 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
             () = tick(&mut watchdog) => Event::Alive,
         };
         match event {
-            Event::Changed(reasons) => schedule.add(reasons, Instant::now()),
+            Event::Changed(reasons) => {
+                schedule.add(reasons, Instant::now());
+                if node.is_rejected() {
+                    schedule.again(Instant::now());
+                }
+            }
             Event::Reload => {
                 tracing::info!("reload");
                 service.reloading();
@@ -102,9 +111,23 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
             Event::Due => {
                 let begun = Instant::now();
                 let reasons = schedule.take(begun);
-                let outcome = watched(node.pass(reasons), &service, &mut watchdog).await;
+                let ended =
+                    watched(node.pass(reasons), &mut signals, &service, &mut watchdog).await;
                 files.follow(node.names());
-                service.passed(&outcome.status);
+                if ended.reload {
+                    tracing::info!("reload");
+                    service.reloading();
+                    schedule.at_once(Instant::now());
+                }
+                if let Some(outcome) = &ended.outcome {
+                    service.passed(&outcome.status);
+                }
+                if let Some(signal) = ended.stop {
+                    break signal;
+                }
+                let Some(outcome) = ended.outcome else {
+                    continue;
+                };
                 let now = Instant::now();
                 let looked = if outcome.changed {
                     Duration::ZERO
@@ -112,6 +135,9 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
                     now - begun
                 };
                 schedule.done(now, looked, outcome.pause, outcome.again);
+                if node.is_rejected() && outcome.again {
+                    schedule.again(now);
+                }
             }
         }
     };
@@ -134,19 +160,45 @@ fn metrics(address: SocketAddr, told: Arc<Told>, selection: Selection) -> io::Re
     Ok(bound)
 }
 
-/// Runs a pass and tells the service manager meanwhile that we live, unless it hangs.
+/// How a pass ended, and what came meanwhile.
+#[derive(Default)]
+struct Ended {
+    /// None when it was given up: whoever stops the daemon does not wait for it.
+    outcome: Option<Outcome>,
+    reload: bool,
+    stop: Option<&'static str>,
+}
+
+/// Runs a pass, hears signals meanwhile, and tells the service manager that we live, unless the
+/// pass hangs.
 async fn watched(
     pass: impl Future<Output = Outcome>,
+    signals: &mut Signals,
     service: &Service,
     watchdog: &mut Option<Interval>,
-) -> Outcome {
+) -> Ended {
     tokio::pin!(pass);
-    let hangs = Instant::now() + HANGS;
+    let mut ended = Ended::default();
+    let mut until = Instant::now() + HANGS;
     loop {
         tokio::select! {
-            outcome = &mut pass => return outcome,
+            outcome = &mut pass => {
+                ended.outcome = Some(outcome);
+                return ended;
+            }
+            () = sleep_until(until), if ended.stop.is_some() => {
+                tracing::warn!("a pass is given up; the next one goes on from there");
+                return ended;
+            }
+            event = signals.next() => match event {
+                Event::Stop(signal) => {
+                    ended.stop = Some(signal);
+                    until = Instant::now() + PATIENCE;
+                }
+                _ => ended.reload = true,
+            },
             () = tick(watchdog) => {
-                if Instant::now() < hangs {
+                if ended.stop.is_some() || Instant::now() < until {
                     service.alive();
                 }
             }

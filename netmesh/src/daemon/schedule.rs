@@ -18,12 +18,21 @@ const SHARE: u32 = 5;
 /// … but what happens is looked at within this.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Files that are written all the time are read at last.
+const WRITING: Duration = Duration::from_secs(10);
+
+/// When the first and the last of several events came.
+type Burst = (Instant, Instant);
+
 /// When to do what.
 #[derive(Debug)]
 pub(super) struct Schedule {
+    /// All but objects.
     reasons: Reasons,
-    /// When the first and the last of the reasons came.
-    since: Option<(Instant, Instant)>,
+    since: Option<Burst>,
+    /// Objects changed. They wait for themselves: what is half written must not be read because
+    /// something else is due.
+    objects: Option<Burst>,
     /// Not before this, but for the operator.
     rest: Instant,
     /// All is looked at when nothing has happened for so long.
@@ -34,9 +43,11 @@ pub(super) struct Schedule {
 impl Schedule {
     /// Everything is due at once.
     pub(super) fn new(period: Duration, now: Instant) -> Self {
+        let past = Some((now - QUIET, now - QUIET));
         Self {
-            reasons: OBJECTS | NETWORK,
-            since: Some((now - QUIET, now - QUIET)),
+            reasons: NETWORK,
+            since: past,
+            objects: past,
             rest: now,
             period,
             routine: now + period,
@@ -48,45 +59,70 @@ impl Schedule {
         if reasons & OBJECTS != 0 {
             // The operator does not wait for the end of a pause.
             self.rest = self.rest.min(now);
+            self.objects = Some((self.objects.map_or(now, |(first, _)| first), now));
         }
-        self.reasons |= reasons;
-        let first = self.since.map_or(now, |(first, _)| first);
-        self.since = Some((first, now));
+        if reasons & !OBJECTS != 0 {
+            self.reasons |= reasons & !OBJECTS;
+            self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+        }
+    }
+
+    /// Objects that were refused are read again with whatever is due next: what they lacked may
+    /// have come.
+    pub(super) fn again(&mut self, now: Instant) {
+        self.objects.get_or_insert((now - QUIET, now - QUIET));
     }
 
     /// The operator asked: no waiting for quiet either.
     pub(super) fn at_once(&mut self, now: Instant) {
         self.add(OBJECTS | NETWORK, now);
         self.since = Some((now - PATIENCE, now - PATIENCE));
+        self.objects = Some((now - WRITING, now - WRITING));
     }
 
     /// When the next pass is due.
     pub(super) fn due(&self) -> Instant {
-        let Some((first, last)) = self.since else {
-            return self.routine.max(self.rest);
-        };
-        let settled = if self.reasons == NEIGHBOURS {
-            first + NEIGHBOURS_WAIT
-        } else {
-            (last + QUIET).min(first + PATIENCE)
-        };
-        settled.max(self.rest).min(self.routine.max(self.rest))
+        let others = self.since.map(|(first, last)| {
+            if self.reasons == NEIGHBOURS {
+                first + NEIGHBOURS_WAIT
+            } else {
+                (last + QUIET).min(first + PATIENCE)
+            }
+        });
+        let due = [self.written(), others].into_iter().flatten().min();
+        due.unwrap_or(self.routine).min(self.routine).max(self.rest)
+    }
+
+    /// When the objects are whole, as far as one can tell.
+    fn written(&self) -> Option<Instant> {
+        let (first, last) = self.objects?;
+        Some((last + QUIET).min(first + WRITING))
     }
 
     /// What the pass that begins now has to do.
     pub(super) fn take(&mut self, now: Instant) -> Reasons {
+        let mut reasons = std::mem::take(&mut self.reasons);
         self.since = None;
-        let reasons = std::mem::take(&mut self.reasons);
-        if now >= self.routine {
-            reasons | OBJECTS | NETWORK
-        } else {
-            reasons
+        let routine = now >= self.routine;
+        if routine {
+            reasons |= NETWORK;
         }
+        if self.written().map_or(routine, |whole| whole <= now) {
+            self.objects = None;
+            reasons |= OBJECTS;
+        }
+        reasons
     }
 
     /// A pass has ended. `looked` is how long it took, if looking was all it did; `pause` how long
     /// to rest at least; `again` when there is something left to do after it.
     pub(super) fn done(&mut self, now: Instant, looked: Duration, pause: Duration, again: bool) {
+        // Objects that are being written meanwhile are not held up by what failed before them.
+        let pause = if self.objects.is_some() {
+            Duration::ZERO
+        } else {
+            pause
+        };
         self.rest = now + pause.max((looked * (SHARE - 1)).min(LONGEST));
         self.routine = now + jittered(self.period);
         if again {
@@ -128,6 +164,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_being_written_is_not_read_because_something_else_is_due() {
+        let (mut schedule, now) = idle();
+        schedule.add(NETWORK, now);
+        for i in 0..9 {
+            schedule.add(OBJECTS, now + ms(100 * i));
+        }
+        assert_eq!(schedule.due(), now + QUIET);
+        assert_eq!(schedule.take(now + QUIET), NETWORK);
+        schedule.done(now + QUIET, Duration::ZERO, Duration::ZERO, false);
+        assert_eq!(schedule.due(), now + ms(800) + QUIET);
+        assert_eq!(schedule.take(now + ms(1_000)), OBJECTS);
+        // Not forever.
+        for i in 0..200 {
+            schedule.add(OBJECTS, now + ms(100 * i));
+        }
+        assert_eq!(schedule.due(), now + WRITING);
+    }
+
+    #[test]
     fn without_events_all_is_looked_at_in_turn() {
         let (mut schedule, now) = idle();
         let due = schedule.due();
@@ -142,6 +197,10 @@ mod tests {
         schedule.add(NETWORK, now + ms(10));
         assert_eq!(schedule.due(), now + ms(30_000));
         schedule.add(OBJECTS, now + ms(20));
+        // What waited goes first; that it fails again does not hold up the objects.
+        assert_eq!(schedule.due(), now + ms(10) + QUIET);
+        assert_eq!(schedule.take(now + ms(10) + QUIET), NETWORK);
+        schedule.done(now + ms(10) + QUIET, Duration::ZERO, ms(30_000), true);
         assert_eq!(schedule.due(), now + ms(20) + QUIET);
         schedule.at_once(now + ms(30));
         assert!(schedule.due() <= now + ms(30));

@@ -1,0 +1,126 @@
+//! The systemd unit: what it leaves the daemon is enough, and as little as it says.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use netmesh::demo::traffic::ping;
+use netmesh_tests::daemon::SOON;
+use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn unit() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/netmesh.service");
+    std::fs::read_to_string(path).expect("the unit")
+}
+
+/// Every word of a setting, however often it is there.
+fn words(unit: &str, setting: &str) -> Vec<String> {
+    let lines = unit.lines().filter_map(|line| line.strip_prefix(setting));
+    let values = lines.filter_map(|line| line.strip_prefix('='));
+    values
+        .flat_map(|value| value.split_whitespace().map(ToOwned::to_owned))
+        .collect()
+}
+
+#[test]
+fn what_the_unit_leaves_is_enough() {
+    let capabilities: Vec<String> = words(&unit(), "CapabilityBoundingSet")
+        .iter()
+        .map(|name| name.trim_start_matches("CAP_").to_lowercase())
+        .collect();
+    assert_eq!(capabilities.len(), 4, "{capabilities:?}");
+    let bounding = format!("--bounding-set=-all,+{}", capabilities.join(",+"));
+    let lab = Lab::mesh();
+    let mut daemons = Vec::new();
+    for node in lab.nodes() {
+        let plain = lab.command(&node, &["run"]);
+        let child = Command::new("setpriv")
+            .args([&bounding, "--no-new-privs"])
+            .arg(plain.get_program())
+            .args(plain.get_args())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("setpriv starts");
+        daemons.push(child);
+    }
+    for node in lab.nodes() {
+        lab.settles(&node);
+    }
+    // It runs with these and nothing else.
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemons[0].id()));
+    let status = status.expect("it runs");
+    let effective = words(&status.replace(":\t", "="), "CapEff");
+    // CAP_NET_ADMIN 12, CAP_SYS_ADMIN 21, CAP_PERFMON 38, CAP_BPF 39.
+    let wanted = 1_u64 << 12 | 1 << 21 | 1 << 38 | 1 << 39;
+    assert_eq!(u64::from_str_radix(&effective[0], 16), Ok(wanted));
+    let web = lab.address(&RESOURCES[1]).into();
+    eventually("the mesh carries packets", SOON, || {
+        ping(&lab.resource("web"), web, INTERNET.into(), 104, 1)
+            .is_ok_and(|pings| pings.received == 1)
+    });
+    for mut daemon in daemons {
+        kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM).expect("it runs");
+        assert_eq!(daemon.wait().expect("it ends").code(), Some(0));
+    }
+    // Forwarding goes on.
+    let pings = ping(&lab.resource("web"), web, INTERNET.into(), 104, 5).expect("a socket");
+    assert_eq!(pings.received, 5);
+}
+
+#[test]
+fn the_unit_gives_no_mount_namespace_and_keeps_its_score() {
+    let unit = unit();
+    // The names of namespaces are mounts: made in a mount namespace of the service they would go
+    // with it (`exec_needs_mount_namespace` in systemd's `core/execute.c`).
+    for setting in [
+        "ProtectSystem",
+        "ProtectHome",
+        "PrivateTmp",
+        "PrivateDevices",
+        "PrivateMounts",
+        "PrivateIPC",
+        "ProtectKernelTunables",
+        "ProtectKernelModules",
+        "ProtectKernelLogs",
+        "ProtectControlGroups",
+        "ProtectProc",
+        "ProcSubset",
+        "ReadWritePaths",
+        "ReadOnlyPaths",
+        "InaccessiblePaths",
+        "BindPaths",
+        "TemporaryFileSystem",
+        "RootDirectory",
+        "DynamicUser",
+    ] {
+        assert!(words(&unit, setting).is_empty(), "{setting}");
+    }
+    assert_eq!(
+        words(&unit, "KillMode"),
+        ["process"],
+        "tunnels outlive the daemon"
+    );
+    let families: BTreeSet<String> = words(&unit, "RestrictAddressFamilies")
+        .into_iter()
+        .collect();
+    assert_eq!(families.len(), 4);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/systemd/netmesh.service");
+    let judged = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--threshold=42", "--no-pager"])
+        .arg(path)
+        .output();
+    match judged {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(
+                output.status.success(),
+                "{}",
+                said.lines().last().unwrap_or_default()
+            );
+        }
+        Err(_) => eprintln!("no systemd-analyze here: its opinion is not asked"),
+    }
+}
