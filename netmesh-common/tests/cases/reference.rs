@@ -137,6 +137,10 @@ impl<const XDP: bool> PacketEdit for Packet<XDP> {
     }
 }
 
+/// Bytes of a frame that lie in one buffer in a test run (`bpf_prog_test_run_xdp`): a page without
+/// `XDP_PACKET_HEADROOM` and `skb_shared_info`.
+const ONE_BUFFER: usize = 4096 - 256 - 320;
+
 /// What the library makes of a packet that comes in at the lab's ingress.
 pub(crate) fn run(router: &Router, flags: u32, input: &Input, hook: Hook) -> Outcome {
     match hook {
@@ -175,7 +179,12 @@ fn run_as<const XDP: bool>(router: &Router, flags: u32, input: &Input) -> Outcom
         Verdict::Punt(reason) => Outcome::Punt(reason),
         Verdict::Drop(reason) => Outcome::Drop(reason),
         Verdict::Forward(forward) => {
-            if XDP && !lab::TX.iter().any(|(port, _)| *port == forward.ifindex) {
+            let is_taken = before.len() <= ONE_BUFFER
+                || router
+                    .port(forward.ifindex)
+                    .is_some_and(|port| port.flags & Port::SEVERAL_BUFFERS != 0);
+            let is_port = lab::TX.iter().any(|(port, _)| *port == forward.ifindex);
+            if XDP && !(is_port && is_taken) {
                 return Outcome::Punt(PuntReason::EgressNotAPort);
             }
             if prepare(&mut packet, &forward).is_none() {

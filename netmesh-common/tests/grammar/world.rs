@@ -54,7 +54,12 @@ pub(crate) fn world(dice: &mut Dice) -> World {
         if dice.one_in(8) {
             continue;
         }
-        let flags = dice.below(8) as u32;
+        let several = if dice.one_in(2) {
+            Port::SEVERAL_BUFFERS
+        } else {
+            0
+        };
+        let flags = dice.below(8) as u32 | several;
         let mac = lab::macs(ifindex).1;
         let port = Port {
             slot,
