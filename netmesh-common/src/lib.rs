@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod class;
 pub mod decide;
 pub mod header;
+pub mod lines;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rewrite;
