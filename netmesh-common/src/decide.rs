@@ -108,7 +108,7 @@ fn cross<P: PacketView, T: TableView>(
     let to = table.lookup(&ip.destination);
     // A plain value: the verifier refuses the tests of fields that the compiler merges over the
     // arms of an `Option`.
-    let from = table.lookup(&ip.source).unwrap_or(FibEntry::NONE);
+    let from = table.lookup_source(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
     let to = to.ok_or(PuntReason::NoRoute)?;
     let next_hop = follow(&to, table)?;

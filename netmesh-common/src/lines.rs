@@ -278,18 +278,11 @@ impl Shape {
         4 << self.bits
     }
 
-    /// The bijection. Its first and its last step let every bit reach the bucket number.
-    #[inline(always)]
     const fn mix(&self, key: u64) -> u64 {
-        let mut x = key ^ self.keys[0];
-        x ^= x >> 32;
-        x = x.wrapping_mul(self.keys[1]);
-        x ^= x >> 29;
-        x = x.wrapping_mul(self.keys[2]);
-        x ^ (x >> 32)
+        mix(key, self.keys[0], self.keys[1], self.keys[2])
     }
 
-    /// The way back.
+    /// The way back from [`mix`].
     #[inline(always)]
     const fn unmix(&self, mixed: u64) -> u64 {
         let mut x = mixed ^ (mixed >> 32);
@@ -300,15 +293,13 @@ impl Shape {
         x ^ self.keys[0]
     }
 
-    #[inline(always)]
     const fn upper(&self, x: u64) -> u32 {
-        x.wrapping_shr(64u32.wrapping_sub(self.bits)) as u32
+        upper(x, self.bits)
     }
 
-    /// How far the second bucket of a tag is from the first: never 0, and the way back is the same.
     #[inline(always)]
     const fn distance(&self, tag: u64) -> u32 {
-        self.upper(tag.wrapping_mul(self.keys[3])) | 1
+        distance(tag, self.keys[3], self.bits)
     }
 
     #[inline(always)]
@@ -353,6 +344,13 @@ pub trait Buckets {
 
     /// Starts to fetch the line of a word.
     fn touch(&self, bucket: &Self::Bucket, word: usize);
+
+    /// The value itself; for a compiler that would compute all steps side by side, and has not the
+    /// registers for it.
+    #[inline(always)]
+    fn step(&self, value: u64) -> u64 {
+        value
+    }
 }
 
 /// What the header of a table says.
@@ -382,47 +380,50 @@ pub struct Hit {
 /// the header that every look-up touches.
 #[inline(always)]
 pub fn find<B: Buckets>(table: &B, key: u64, direction: Direction) -> Option<Hit> {
-    let shape = shape(table)?;
-    let mixed = shape.mix(key);
-    let first = shape.upper(mixed);
-    let tag = mixed.wrapping_shl(shape.bits);
+    let header = table.bucket(0)?;
+    let bits = table.word(&header, 0) as u32;
+    let mixed = mix(
+        key,
+        table.word(&header, 1),
+        table.word(&header, 2),
+        table.word(&header, 3),
+    );
+    let first = upper(mixed, bits);
+    let tag = mixed.wrapping_shl(bits);
     let bucket = table.bucket(first.wrapping_add(1))?;
     table.touch(&bucket, tally::word(direction, 0));
-    let (mut word, mut slot) = scan(table, &bucket, tag, shape.bits);
-    slot |= first << 3;
-    if word == 0 {
+    let mut line = first;
+    let mut found = scan(table, &bucket, tag, bits);
+    if found == 0 {
         // Buckets fill from slot 0 on, and slots never become empty again.
         if table.word(&bucket, SLOTS - 1) == 0 {
             return None;
         }
-        let second = first ^ shape.distance(tag);
-        let bucket = table.bucket(second.wrapping_add(1))?;
-        (word, slot) = scan(table, &bucket, tag | shape.choice(), shape.bits);
-        slot |= second << 3;
+        line ^= distance(tag, table.word(&header, 4), bits);
+        let bucket = table.bucket(line.wrapping_add(1))?;
+        let choice = 1u64.wrapping_shl(bits.wrapping_sub(1));
+        found = scan(table, &bucket, tag | choice, bits);
     }
-    let class = word & shape.dead();
-    if class == 0 || class == shape.dead() || word & shape.longer() != 0 {
+    let longer = 1u32.wrapping_shl(bits.wrapping_sub(2));
+    let dead = longer.wrapping_sub(1);
+    let class = (found >> 3) as u32;
+    // With the bit of longer prefixes it is above all classes.
+    if class == 0 || class >= dead {
         return None;
     }
     Some(Hit {
-        class: class as u32,
-        slot,
+        class,
+        slot: line << 3 | (found as u32 & 7),
     })
 }
 
 /// The key of a slot; `None` for one that is empty.
 #[inline(always)]
 pub fn key_at<B: Buckets>(table: &B, slot: u32) -> Option<u64> {
-    let shape = shape(table)?;
     let line = slot >> 3;
     let bucket = table.bucket(line.wrapping_add(1))?;
-    let mut word = 0;
-    let mut i = 0;
-    while i < SLOTS {
-        word |= table.word(&bucket, i) & mask((i as u64) ^ u64::from(slot & 7));
-        i += 1;
-    }
-    key_in(&shape, line, word)
+    let word = table.word(&bucket, (slot & 7) as usize);
+    key_in(&shape(table)?, line, word)
 }
 
 #[inline(always)]
@@ -440,21 +441,44 @@ const fn key_in(shape: &Shape, line: u32, word: u64) -> Option<u64> {
     Some(shape.unmix(upper | tag))
 }
 
-/// The entry with this tag and choice and its place in the bucket; zero when there is none.
-/// Without branches: which slot it is cannot be predicted.
+/// The bijection. Its first and its last step let every bit reach the bucket number.
 #[inline(always)]
-fn scan<B: Buckets>(table: &B, bucket: &B::Bucket, want: u64, bits: u32) -> (u64, u32) {
-    let mut word = 0;
-    let mut slot = 0;
+const fn mix(key: u64, k0: u64, k1: u64, k2: u64) -> u64 {
+    let mut x = key ^ k0;
+    x ^= x >> 32;
+    x = x.wrapping_mul(k1);
+    x ^= x >> 29;
+    x = x.wrapping_mul(k2);
+    x ^ (x >> 32)
+}
+
+#[inline(always)]
+const fn upper(x: u64, bits: u32) -> u32 {
+    x.wrapping_shr(64u32.wrapping_sub(bits)) as u32
+}
+
+/// How far the second bucket of a tag is from the first: never 0, and the way back is the same.
+#[inline(always)]
+const fn distance(tag: u64, k3: u64, bits: u32) -> u32 {
+    upper(tag.wrapping_mul(k3), bits) | 1
+}
+
+/// Class, mark and place of the entry with this tag and choice; zero, or class 0, when there is
+/// none. Without branches: which slot it is cannot be predicted.
+#[inline(always)]
+fn scan<B: Buckets>(table: &B, bucket: &B::Bucket, want: u64, bits: u32) -> u64 {
+    let above = bits.wrapping_sub(1);
+    let low = 1u64.wrapping_shl(above).wrapping_sub(1);
+    let mut found = 0;
     let mut i = 0;
     while i < SLOTS {
         let entry = table.word(bucket, i);
-        let mask = mask((entry ^ want).wrapping_shr(bits.wrapping_sub(1)));
-        word |= entry & mask;
-        slot |= i as u32 & mask as u32;
+        let here = (entry & low) << 3 | i as u64;
+        found |= here & mask((entry ^ want).wrapping_shr(above));
+        found = table.step(found);
         i += 1;
     }
-    (word, slot)
+    found
 }
 
 /// All ones for zero, zero for anything else below 2^63.

@@ -1,5 +1,6 @@
 //! The map types as plain bytes for the user-space side.
 
+use crate::lines::Bucket;
 use crate::table::{
     FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -13,4 +14,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey);
+pod!(Bucket FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey);

@@ -15,7 +15,7 @@
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
@@ -106,7 +106,7 @@ impl Origin {
 pub struct FibEntry {
     /// Index into the next-hop table; 0 when the action needs none.
     pub next_hop: u32,
-    /// Index into the prefix counters.
+    /// Index into the prefix counters, or a [`SlotCounter`](crate::lines::SlotCounter).
     pub counter: u32,
     /// [`Action`].
     pub action: u8,

@@ -218,7 +218,8 @@ fn readers_beside_a_writer_are_always_right() {
     let changes: Vec<(PrefixKey, Option<u32>)> = (0..STEPS)
         .map(|_| {
             let prefix = prefixes[random.next() as usize % prefixes.len()];
-            let class = (random.next() % 3 != 0).then(|| 1 + (random.next() % 900) as u32);
+            let class =
+                (!random.next().is_multiple_of(3)).then(|| 1 + (random.next() % 900) as u32);
             (prefix, class)
         })
         .collect();
@@ -274,7 +275,7 @@ fn readers_beside_a_writer_are_always_right() {
                 stages.renew();
             }
             done.store(step + 1, Ordering::SeqCst);
-            if step % 64 == 0 {
+            if step.is_multiple_of(64) {
                 thread::yield_now();
             }
         }
@@ -311,7 +312,7 @@ fn a_killed_writer_leaves_right_answers() {
         let prefix = prefixes[random.next() as usize % prefixes.len()];
         let before = model.clone();
         stages.dies_after = Some(round % 7);
-        let died = if random.next() % 2 == 0 {
+        let died = if random.next().is_multiple_of(2) {
             model.remove(&prefix);
             withdraw(&mut stages, &prefix).is_err()
         } else {

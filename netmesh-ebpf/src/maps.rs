@@ -1,15 +1,22 @@
 //! The maps, private behind functions, and the table view the decision sees.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::macros::map;
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{self, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
+use netmesh_common::lines::{
+    Bucket, Buckets, Class, Direction, GENERATIONS, MAX_CLASSES, SlotCounter, find, key_at, key_of,
+    tally,
+};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
 };
 use netmesh_common::view::TableView;
+
+use crate::atomic::{self, Word};
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -21,6 +28,21 @@ static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES,
 #[map]
 static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 // Mapped by user space, which must change a link word only if the follower has not done so first.
+/// A table of stage 1. Its size is chosen when it is made, so this one is that of no real one.
+type Lines = btf_maps::Array<Bucket, 1, LINES_FLAGS>;
+const LINES_FLAGS: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
+
+#[btf_map]
+static TABLES: ArrayOfMaps<Lines, { GENERATIONS as usize }> = ArrayOfMaps::new();
+/// Which of the tables is asked.
+#[map]
+static ACTIVE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static CLASSES: Array<u64> = Array::with_max_entries(MAX_CLASSES, BPF_F_MMAPABLE);
+/// What the tallies of stage 1 could not hold, by key.
+#[map]
+static CARRIED: HashMap<u64, PrefixCounters> =
+    HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
@@ -33,13 +55,19 @@ static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
 static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
-// The next two are user space's own memory; they are made and pinned with the rest.
+// The next four are user space's own memory; they are made and pinned with the rest.
 #[map]
 static RIB: HashMap<RibKey, RibEntry> =
     HashMap::with_max_entries(2 * MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
     HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
+/// What the slots of tables that are gone had counted.
+#[map]
+static KEPT: HashMap<u64, PrefixCounters> =
+    HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
+#[map]
+static INSIDE: HashMap<u64, u32> = HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 
 /// The tables as the decision sees them.
 pub(crate) struct Tables;
@@ -47,10 +75,12 @@ pub(crate) struct Tables;
 impl TableView for Tables {
     #[inline(always)]
     fn lookup(&self, address: &Address) -> Option<FibEntry> {
-        match address {
-            Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
-            Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
-        }
+        look_up(address, Direction::To)
+    }
+
+    #[inline(always)]
+    fn lookup_source(&self, address: &Address) -> Option<FibEntry> {
+        look_up(address, Direction::From)
     }
 
     #[inline(always)]
@@ -62,6 +92,121 @@ impl TableView for Tables {
     fn port(&self, ifindex: u32) -> Option<Port> {
         port(ifindex)
     }
+}
+
+/// Stage 1, and what it does not answer, the trie.
+#[inline(always)]
+fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
+    if let Some(entry) = first_stage(address, direction) {
+        return Some(entry);
+    }
+    match address {
+        Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
+        Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
+    }
+}
+
+#[inline(always)]
+fn first_stage(address: &Address, direction: Direction) -> Option<FibEntry> {
+    let found = first_hit(key_of(address)?, u32::from(direction == Direction::To));
+    let class = Class::from_word(*CLASSES.get(found as u32)?)?;
+    let family = match address {
+        Address::V6(_) => 6,
+        Address::V4(_) => 4,
+    };
+    Some(class.entry(family, (found >> 32) as u32))
+}
+
+/// Class and counter of a key, in the lower and the upper half; class 0 where stage 1 does not
+/// answer.
+///
+/// A global function: the verifier looks through it once, and forgets which way it came back, so
+/// that the ways of two look-ups do not multiply.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
+    let direction = if to == 0 {
+        Direction::From
+    } else {
+        Direction::To
+    };
+    let Some(generation) = ACTIVE.get(0) else {
+        return 0;
+    };
+    let generation = *generation as u32 & (GENERATIONS - 1);
+    let Some(hit) = stage(generation).and_then(|stage| find(&stage, key, direction)) else {
+        return 0;
+    };
+    let counter = SlotCounter {
+        generation,
+        slot: hit.slot,
+    };
+    u64::from(hit.class) | u64::from(counter.counter()) << 32
+}
+
+/// A table that is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Stage(&'static Lines);
+
+/// The table of a generation.
+#[inline(always)]
+fn stage(generation: u32) -> Option<Stage> {
+    TABLES.get(generation).map(Stage)
+}
+
+impl Buckets for Stage {
+    type Bucket = *const u64;
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<*const u64> {
+        Some(self.0.get_ptr(index)?.cast())
+    }
+
+    #[inline(always)]
+    fn word(&self, bucket: &*const u64, word: usize) -> u64 {
+        // SAFETY: `word` is below `WORDS`, and the map lives as long as the program. A writer may
+        // change the word meanwhile, but only as a whole.
+        unsafe { bucket.add(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn touch(&self, bucket: &*const u64, word: usize) {
+        // A load whose value nobody waits for fetches its line beside the next one.
+        let _ = self.word(bucket, word);
+    }
+
+    #[inline(always)]
+    fn step(&self, value: u64) -> u64 {
+        atomic::opaque(value)
+    }
+}
+
+/// The tally of a slot.
+#[inline(always)]
+pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> {
+    let (bucket, place) = counter.bucket();
+    let bucket = stage(counter.generation)?.0.get_ptr_mut(bucket)?;
+    let bucket: *mut u64 = bucket.cast();
+    // SAFETY: `place` is below 8, so the word is one of the bucket's 24.
+    Some(unsafe { Word::new(bucket.add(tally::word(direction, place))) })
+}
+
+/// The key of a slot.
+#[inline(always)]
+pub(crate) fn key_of_slot(counter: SlotCounter) -> Option<u64> {
+    key_at(&stage(counter.generation)?, counter.slot)
+}
+
+/// What has been carried from the tallies of a key; made if need be.
+#[inline(always)]
+pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
+    if let Some(there) = CARRIED.get_ptr_mut(key) {
+        return Some(there);
+    }
+    let none = PrefixCounters::default();
+    // Another CPU may be quicker.
+    let _ = CARRIED.insert(key, none, BPF_NOEXIST.into());
+    CARRIED.get_ptr_mut(key)
 }
 
 /// The port with this interface index.
@@ -100,5 +245,10 @@ pub(crate) fn next_hop_of(neighbour: &NeighbourKey) -> Option<*mut NextHop> {
 /// Names the maps that only user space reads, so that the linker keeps them.
 #[inline(always)]
 pub(crate) fn keep() {
-    core::hint::black_box((&raw const RIB, &raw const COUNTER_IDS));
+    core::hint::black_box((
+        &raw const RIB,
+        &raw const COUNTER_IDS,
+        &raw const INSIDE,
+        &raw const KEPT,
+    ));
 }

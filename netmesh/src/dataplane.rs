@@ -10,8 +10,10 @@ mod counter_id;
 pub mod counters;
 pub mod error;
 pub mod fib;
+mod grow;
 pub mod instance;
 mod kernel_layout;
+mod lines;
 mod load;
 mod maps;
 pub mod neighbour;
@@ -20,6 +22,7 @@ pub mod pin;
 mod port;
 pub mod probe;
 mod route;
+mod stages;
 mod sys;
 #[cfg(test)]
 mod tests;

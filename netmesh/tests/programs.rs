@@ -10,13 +10,17 @@
 #[path = "../../netmesh-common/tests/cases/mod.rs"]
 mod cases;
 
+use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{
     BtfTracePoint, Program, ProgramError, ProgramInfo, SchedClassifier, TestRun as _,
     TestRunOptions, TestRunResult, Xdp,
@@ -27,7 +31,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use cases::reference::{Hook, Router, run};
 use cases::{Count, Input, Outcome, all, lab};
-use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters};
+use netmesh_common::lines::{Bucket, Class, Direction, Place, Shape, Table, WORDS, place, tally};
+use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters, PrefixKey};
 use netmesh_common::verdict::{DropReason, PuntReason};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -49,12 +54,12 @@ struct Budget {
 }
 
 const XDP_BUDGET: Budget = Budget {
-    instructions: 10_000,
-    states: 600,
+    instructions: 15_000,
+    states: 900,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 20_000,
-    states: 1_000,
+    instructions: 35_000,
+    states: 1_800,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,
@@ -172,11 +177,15 @@ fn within(name: &str, info: &ProgramInfo, budget: Budget, summaries: &str) {
 fn every_case_has_its_outcome_in_the_kernel() {
     alone(|| {
         let mut wrong = Vec::new();
-        for case in all() {
+        let cases = all();
+        for (case, stage) in cases.iter().flat_map(|case| [(case, 1), (case, 2)]) {
             let mut kernel = Kernel::new();
             kernel.fill(&lab::router(case.flags));
-            for (hook, wanted) in [(Hook::Tc, Some(case.tc)), (Hook::Xdp, case.xdp)] {
-                let Some(wanted) = wanted.map(without_device) else {
+            if stage == 1 {
+                kernel.fill_lines(&lab::router(case.flags));
+            }
+            for (hook, wanted) in [(Hook::Tc, Some(&case.tc)), (Hook::Xdp, case.xdp.as_ref())] {
+                let Some(wanted) = wanted.cloned().map(without_device) else {
                     continue;
                 };
                 if !takes(hook, &case.input.bytes) {
@@ -185,7 +194,7 @@ fn every_case_has_its_outcome_in_the_kernel() {
                 let found = kernel.run(hook, &case.input);
                 if found != wanted {
                     wrong.push(format!(
-                        "{hook:?} {}:\n  {found:?}\n  {wanted:?}",
+                        "{hook:?} stage {stage} {}:\n  {found:?}\n  {wanted:?}",
                         case.name
                     ));
                 }
@@ -206,6 +215,8 @@ fn library_and_kernel_agree_on_mangled_packets() {
             let router = lab::router(flags);
             let mut kernel = Kernel::new();
             kernel.fill(&router);
+            // Both stages answer.
+            kernel.fill_lines(&router);
             for _ in 0..3000 {
                 let case = &cases[random.below(cases.len())];
                 let input = mangle(&case.input, &mut random);
@@ -300,7 +311,13 @@ fn alone(test: fn()) {
 }
 
 /// The programs, loaded.
-struct Kernel(Ebpf);
+struct Kernel {
+    ebpf: Ebpf,
+    /// The table of stage 1, where there is one.
+    lines: Option<Array<MapData, Bucket>>,
+    /// Which counter stands for a slot's.
+    slots: BTreeMap<u32, u32>,
+}
 
 impl Kernel {
     fn new() -> Self {
@@ -309,7 +326,11 @@ impl Kernel {
             loader.map_max_entries(name, 256);
         }
         loader.map_max_entries("PREFIX_CNT", COUNTERS);
-        let mut kernel = Self(loader.load(OBJECT).unwrap());
+        let mut kernel = Self {
+            ebpf: loader.load(OBJECT).unwrap(),
+            lines: None,
+            slots: BTreeMap::new(),
+        };
         kernel.xdp().load().unwrap();
         kernel.tc().load().unwrap();
         kernel
@@ -327,12 +348,12 @@ impl Kernel {
     where
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        self.0.program_mut(name).unwrap().try_into().unwrap()
+        self.ebpf.program_mut(name).unwrap().try_into().unwrap()
     }
 
     fn fill(&mut self, router: &Router) {
         let mut fib: LpmTrie<_, [u8; 16], FibEntry> =
-            self.0.map_mut("FIB6").unwrap().try_into().unwrap();
+            self.ebpf.map_mut("FIB6").unwrap().try_into().unwrap();
         for ((network, length), entry) in &router.fib {
             if let Ok(network) = network.as_slice().try_into() {
                 let key = Key::new(u32::from(*length), network);
@@ -340,25 +361,80 @@ impl Kernel {
             }
         }
         let mut fib: LpmTrie<_, [u8; 4], FibEntry> =
-            self.0.map_mut("FIB4").unwrap().try_into().unwrap();
+            self.ebpf.map_mut("FIB4").unwrap().try_into().unwrap();
         for ((network, length), entry) in &router.fib {
             if let Ok(network) = network.as_slice().try_into() {
                 let key = Key::new(u32::from(*length), network);
                 fib.insert(&key, entry, 0).unwrap();
             }
         }
-        let mut hops: Array<_, NextHop> = self.0.map_mut("NEXT_HOPS").unwrap().try_into().unwrap();
+        let mut hops: Array<_, NextHop> =
+            self.ebpf.map_mut("NEXT_HOPS").unwrap().try_into().unwrap();
         for (index, hop) in &router.next_hops {
             hops.set(*index, hop, 0).unwrap();
         }
-        let mut ports: HashMap<_, u32, Port> = self.0.map_mut("PORTS").unwrap().try_into().unwrap();
+        let mut ports: HashMap<_, u32, Port> =
+            self.ebpf.map_mut("PORTS").unwrap().try_into().unwrap();
         for (ifindex, port) in &router.ports {
             ports.insert(ifindex, port, 0).unwrap();
         }
-        let mut tx: DevMapHash<_> = self.0.map_mut("TX").unwrap().try_into().unwrap();
+        let mut tx: DevMapHash<_> = self.ebpf.map_mut("TX").unwrap().try_into().unwrap();
         for ifindex in lab::TX {
             tx.insert(ifindex, ifindex, None, 0).unwrap();
         }
+    }
+
+    /// Puts what stage 1 can hold into stage 1 as well.
+    fn fill_lines(&mut self, router: &Router) {
+        let shape = Shape::for_entries(1, 1, [3; 4]);
+        let memory: Vec<AtomicU64> = (0..shape.buckets() as usize * WORDS)
+            .map(|_| AtomicU64::new(0))
+            .collect();
+        let table = Table::make(&memory, shape).unwrap();
+        let place_of = |(network, length): &(Vec<u8>, u8)| {
+            let mut address = [0; 16];
+            address[..network.len()].copy_from_slice(network);
+            place(&PrefixKey {
+                address,
+                family: if network.len() == 16 { 6 } else { 4 },
+                length: *length,
+                reserved: [0; 2],
+            })
+        };
+        let mut classes: Array<_, u64> = self.ebpf.map_mut("CLASSES").unwrap().try_into().unwrap();
+        for (class, (prefix, entry)) in (1..).zip(&router.fib) {
+            let Place::Exact(key) = place_of(prefix) else {
+                continue;
+            };
+            let longer = |(other, _): &(_, _)| place_of(other) == Place::Inside(key);
+            let longer = router.fib.iter().any(longer);
+            let word = Class {
+                next_hop: entry.next_hop,
+                action: entry.action,
+                origin: entry.origin,
+            };
+            classes.set(class, word.word(), 0).unwrap();
+            let slot = table.put(key, class, longer).unwrap();
+            self.slots.insert(slot, entry.counter);
+        }
+        assert!(self.slots.len() > 10, "there is something to be found");
+
+        // BPF_F_MMAPABLE, BPF_F_INNER_MAP.
+        let mut lines = Array::create(shape.buckets(), 1 << 10 | 1 << 12).unwrap();
+        for (index, words) in (0..).zip(memory.chunks_exact(WORDS)) {
+            let words: Vec<u64> = words.iter().map(|word| word.load(SeqCst)).collect();
+            if words.iter().any(|word| *word != 0) {
+                lines
+                    .set(index, Bucket(words.try_into().unwrap()), 0)
+                    .unwrap();
+            }
+        }
+        let mut active: Array<_, u64> = self.ebpf.map_mut("ACTIVE").unwrap().try_into().unwrap();
+        active.set(0, 1, 0).unwrap();
+        let mut tables: ArrayOfMaps<_, Array<MapData, Bucket>> =
+            self.ebpf.map_mut("TABLES").unwrap().try_into().unwrap();
+        tables.set(1, &lines, 0).unwrap();
+        self.lines = Some(lines);
     }
 
     /// What a program makes of a packet, as bytes and counters tell.
@@ -435,7 +511,7 @@ impl Kernel {
     /// The ingress port's counters, and every prefix's.
     fn counters(&self) -> (PortCounters, Vec<PrefixCounters>) {
         let ports: PerCpuArray<_, PortCounters> =
-            self.0.map("PORT_CNT").unwrap().try_into().unwrap();
+            self.ebpf.map("PORT_CNT").unwrap().try_into().unwrap();
         let mut port = ports.get(&0, 0).unwrap()[0];
         for more in &ports.get(&0, 0).unwrap()[1..] {
             port.received += more.received;
@@ -444,8 +520,8 @@ impl Kernel {
             add(&mut port.dropped, &more.dropped);
         }
         let prefixes: PerCpuArray<_, PrefixCounters> =
-            self.0.map("PREFIX_CNT").unwrap().try_into().unwrap();
-        let prefixes = (0..COUNTERS)
+            self.ebpf.map("PREFIX_CNT").unwrap().try_into().unwrap();
+        let mut prefixes: Vec<PrefixCounters> = (0..COUNTERS)
             .map(|index| {
                 let mut all = PrefixCounters::default();
                 for one in prefixes.get(&index, 0).unwrap().iter() {
@@ -457,6 +533,20 @@ impl Kernel {
                 all
             })
             .collect();
+        for (slot, counter) in &self.slots {
+            let lines = self.lines.as_ref().unwrap();
+            let Some(sum) = prefixes.get_mut(*counter as usize) else {
+                continue;
+            };
+            let words = lines.get(&(1 + slot / 8), 0).unwrap().0;
+            let held =
+                |direction| tally::unpacked(words[tally::word(direction, *slot as usize % 8)]);
+            let (to, from) = (held(Direction::To), held(Direction::From));
+            sum.to_packets += to.packets;
+            sum.to_bytes += to.bytes;
+            sum.from_packets += from.packets;
+            sum.from_bytes += from.bytes;
+        }
         (port, prefixes)
     }
 }

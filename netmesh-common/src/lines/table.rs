@@ -167,7 +167,7 @@ impl<'a> Table<'a> {
                 let (slot, high) = free.ok_or(NoRoom)?;
                 // First the count: a crash leaves it too high, never too low.
                 if let Some(word) = self.words.get(USED) {
-                    word.fetch_add(1, Ordering::Relaxed);
+                    word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                 }
                 (slot, high)
             }

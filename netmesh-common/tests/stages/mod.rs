@@ -1,4 +1,5 @@
 //! The two stages in this process's memory, and the slow, obvious longest-prefix match.
+#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{Deref, DerefMut};

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::{self, ThreadId};
 
 use super::counter_id::Reclaim;
+use super::lines::{Classes, Lines};
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
@@ -18,6 +19,14 @@ pub struct Capacity {
     pub routes: u32,
     /// Prefixes that are counted; 32 bytes each for every CPU, taken at once.
     pub counters: u32,
+}
+
+impl Capacity {
+    /// How many prefixes something may have to be remembered of beside their entries: that they
+    /// have longer ones inside, that they have counted more than a slot holds.
+    pub(super) fn notes(self) -> u32 {
+        (self.routes / 4).max(1024)
+    }
 }
 
 impl Default for Capacity {
@@ -33,6 +42,7 @@ impl Default for Capacity {
 pub struct View {
     pub(super) folder: Folder,
     pub(super) maps: Maps,
+    pub(super) lines: Lines,
 }
 
 /// The data plane of one namespace, to change. Holds the lock among writers until dropped.
@@ -43,6 +53,7 @@ pub struct Instance {
     view: View,
     pub(super) next_hops: NextHops,
     pub(super) reclaim: Option<Reclaim>,
+    classes: Classes,
     /// The thread that was last seen to be in the namespace.
     inside: Option<ThreadId>,
     /// The note of a writer at work is there.
@@ -70,7 +81,12 @@ impl View {
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
-        Ok(Some(Self { folder, maps }))
+        let lines = Lines::open(&maps)?;
+        Ok(Some(Self {
+            folder,
+            maps,
+            lines,
+        }))
     }
 
     /// The instance's name.
@@ -168,6 +184,15 @@ impl Instance {
         (&mut self.view.maps, &mut self.next_hops)
     }
 
+    pub(super) fn lines_mut(&mut self) -> &mut Lines {
+        &mut self.view.lines
+    }
+
+    /// The tables of stage 1 and their classes, to be changed together.
+    pub(super) fn classes(&mut self) -> (&Lines, &mut Classes) {
+        (&self.view.lines, &mut self.classes)
+    }
+
     /// The calling thread is in the namespace this instance serves. Looked up once a thread: no
     /// thread of ours goes from one namespace to another.
     pub(super) fn inside(&mut self) -> Result<(), Error> {
@@ -199,11 +224,17 @@ impl Instance {
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
+        let lines = Lines::open(&maps)?;
         let mut instance = Self {
             next_hops: NextHops::read(&maps)?,
             noted: folder.is_dirty(),
             torn: true,
-            view: View { folder, maps },
+            classes: Classes::read(&lines),
+            view: View {
+                folder,
+                maps,
+                lines,
+            },
             reclaim: None,
             inside: None,
             _lock: lock,

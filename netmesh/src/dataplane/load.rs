@@ -10,7 +10,7 @@ use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::instance::Capacity;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, kernel_layout, maps};
+use super::{Error, kernel_layout, lines, maps};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -37,12 +37,16 @@ pub(super) fn load(
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
+        .map_max_entries("INSIDE", capacity.notes())
+        .map_max_entries("CARRIED", capacity.notes())
+        .map_max_entries("KEPT", capacity.notes())
         .map_max_entries("RIB", capacity.routes.saturating_mul(2))
         .map_max_entries("PREFIX_CNT", capacity.counters)
         .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
         .load(OBJECT)
         .map_err(refused)?;
 
+    lines::first(ebpf.map_mut("TABLES").ok_or_else(|| missing("TABLES"))?)?;
     for name in maps::NAMES {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;

@@ -155,6 +155,14 @@ pub(super) fn read_hash<K: Pod, V: Pod>(
     }
 }
 
+/// Removes an element of a map.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
+}
+
 /// An array map (`BPF_F_MMAPABLE`) in this process's memory, as 8-byte words.
 #[derive(Debug)]
 pub(super) struct Mapping {

@@ -1,0 +1,198 @@
+//! Stage 1 of the table in this process's memory.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::Ordering;
+
+use aya::maps::{Map, MapData, MapError};
+use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
+use netmesh_common::lines::{Bucket, Class, GENERATIONS, MAX_CLASSES, Shape, Table};
+
+use super::Error;
+use super::maps::{Maps, not_found};
+use super::sys::Mapping;
+
+/// The tables, as long as nobody makes a new one; the holder of the lock alone does.
+#[derive(Debug)]
+pub(super) struct Lines {
+    active: Mapping,
+    classes: Mapping,
+    tables: [Option<Mapping>; GENERATIONS as usize],
+}
+
+impl Lines {
+    pub(super) fn open(maps: &Maps) -> Result<Self, Error> {
+        let map = |fd: &std::os::fd::OwnedFd, bytes| {
+            Mapping::new(fd.as_fd(), bytes).map_err(|error| fail("map it", error))
+        };
+        let mut tables = [const { None }; GENERATIONS as usize];
+        for (generation, table) in (0..).zip(&mut tables) {
+            *table = match maps.tables.get(&generation, 0) {
+                Ok(data) => Some(mapping(&data)?),
+                Err(error) if not_found(&error) => None,
+                Err(source) => return Err(failed("open it", source)),
+            };
+        }
+        Ok(Self {
+            active: map(&maps.active_fd, size_of::<u64>())?,
+            classes: map(&maps.classes_fd, MAX_CLASSES as usize * size_of::<u64>())?,
+            tables,
+        })
+    }
+
+    /// Which table is asked.
+    pub(super) fn generation(&self) -> u32 {
+        let word = self.active.words().first();
+        let word = word.map_or(0, |word| word.load(Ordering::Acquire));
+        word as u32 & (GENERATIONS - 1)
+    }
+
+    /// From now on this one is.
+    pub(super) fn set_generation(&self, generation: u32) {
+        if let Some(word) = self.active.words().first() {
+            word.store(generation.into(), Ordering::Release);
+        }
+    }
+
+    /// The table that is asked.
+    pub(super) fn table(&self) -> Option<Table<'_>> {
+        self.of(self.generation())
+    }
+
+    /// The table of a generation.
+    pub(super) fn of(&self, generation: u32) -> Option<Table<'_>> {
+        let memory = self.tables.get(generation as usize)?.as_ref()?;
+        Table::open(memory.words())
+    }
+
+    /// Another table takes the place of a generation's, or none.
+    pub(super) fn set(&mut self, generation: u32, table: Option<Mapping>) {
+        if let Some(place) = self.tables.get_mut(generation as usize) {
+            *place = table;
+        }
+    }
+
+    /// The class with this index.
+    pub(super) fn class(&self, index: u32) -> Option<Class> {
+        let word = self.classes.words().get(index as usize)?;
+        Class::from_word(word.load(Ordering::Acquire))
+    }
+
+    fn set_class(&self, index: u32, word: u64) {
+        if let Some(place) = self.classes.words().get(index as usize) {
+            place.store(word, Ordering::Release);
+        }
+    }
+}
+
+/// Which classes there are; only the holder of the lock needs to know.
+#[derive(Debug)]
+pub(super) struct Classes {
+    by_class: BTreeMap<Class, u32>,
+    free: Vec<u32>,
+}
+
+impl Classes {
+    pub(super) fn read(lines: &Lines) -> Self {
+        let mut classes = Self {
+            by_class: BTreeMap::new(),
+            free: Vec::new(),
+        };
+        // The lowest are taken first: they fit the smallest tables.
+        for index in (1..MAX_CLASSES).rev() {
+            match lines.class(index) {
+                Some(class) => drop(classes.by_class.insert(class, index)),
+                None => classes.free.push(index),
+            }
+        }
+        classes
+    }
+
+    /// The index of a class, given out on first use; `None` when there is none left.
+    pub(super) fn put(&mut self, lines: &Lines, class: Class) -> Option<u32> {
+        if let Some(&index) = self.by_class.get(&class) {
+            return Some(index);
+        }
+        let index = self.free.pop()?;
+        lines.set_class(index, class.word());
+        self.by_class.insert(class, index);
+        Some(index)
+    }
+
+    /// Frees the classes no entry has. None of the tables that are asked may have one of them.
+    pub(super) fn keep(&mut self, lines: &Lines, used: impl Fn(u32) -> bool) {
+        self.by_class.retain(|_, index| {
+            let stays = used(*index);
+            if !stays {
+                lines.set_class(*index, 0);
+                self.free.push(*index);
+            }
+            stays
+        });
+        self.free.sort_unstable_by(|a, b| b.cmp(a));
+    }
+}
+
+/// A table that no program knows yet.
+pub(super) fn make(shape: Shape) -> Result<(MapData, Mapping), Error> {
+    let data = create(shape.buckets()).map_err(|source| failed("make a table", source))?;
+    let memory = mapping(&data)?;
+    if Table::make(memory.words(), shape).is_none() {
+        return Err(fail("make a table", io::ErrorKind::OutOfMemory.into()));
+    }
+    Ok((data, memory))
+}
+
+/// The table a new instance begins with.
+pub(super) fn first(tables: &mut Map) -> Result<(), Error> {
+    let (data, _) = make(Shape::for_entries(0, 0, random()?))?;
+    let mut tables = aya::maps::of_maps::ArrayOfMaps::<_, MapData>::try_from(tables)
+        .map_err(|source| failed("open it", source))?;
+    let put = tables.set(0, &data, 0);
+    put.map_err(|source| failed("put a table into it", source))
+}
+
+/// Numbers nobody can foresee.
+pub(super) fn random() -> Result<[u64; 4], Error> {
+    let mut bytes = [[0; 8]; 4];
+    let source = File::open("/dev/urandom").and_then(|mut file| {
+        bytes
+            .iter_mut()
+            .try_for_each(|bytes| file.read_exact(bytes))
+    });
+    source.map_err(|error| fail("draw random numbers for a table", error))?;
+    Ok(bytes.map(u64::from_ne_bytes))
+}
+
+fn create(buckets: u32) -> Result<MapData, MapError> {
+    let map = aya_obj::Map::new_from_params(
+        bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
+        size_of::<u32>() as u32,
+        size_of::<Bucket>() as u32,
+        buckets,
+        BPF_F_MMAPABLE | BPF_F_INNER_MAP,
+    );
+    MapData::create(map, "netmesh_lines", None)
+}
+
+fn mapping(table: &MapData) -> Result<Mapping, Error> {
+    let info = table
+        .info()
+        .map_err(|source| failed("describe a table", source))?;
+    let bytes = info.max_entries() as usize * size_of::<Bucket>();
+    Mapping::new(table.fd().as_fd(), bytes).map_err(|error| fail("map a table", error))
+}
+
+pub(super) fn failed(action: &'static str, source: MapError) -> Error {
+    Error::Map {
+        map: "TABLES",
+        action,
+        source,
+    }
+}
+
+fn fail(action: &'static str, error: io::Error) -> Error {
+    failed(action, MapError::IoError(error))
+}
