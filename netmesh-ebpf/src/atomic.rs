@@ -51,13 +51,3 @@ impl Word {
         value
     }
 }
-
-/// The value, of which the compiler knows nothing any more.
-#[inline(always)]
-pub(crate) fn opaque(value: u64) -> u64 {
-    let mut value = value;
-    // SAFETY: a register is copied to itself. No instruction at all would leave the kernel two
-    // source lines for the next one, which it refuses.
-    unsafe { asm!("{value} = {value}", value = inout(reg) value, options(pure, nomem, nostack)) };
-    value
-}

@@ -7,8 +7,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
 use netmesh_common::lines::{
-    Bucket, Buckets, Class, Direction, GENERATIONS, MAX_CLASSES, SlotCounter, find, key_at, key_of,
-    tally,
+    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
+    key_of, tally,
 };
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
@@ -16,7 +16,7 @@ use netmesh_common::table::{
 };
 use netmesh_common::view::TableView;
 
-use crate::atomic::{self, Word};
+use crate::atomic::Word;
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -34,6 +34,9 @@ const LINES_FLAGS: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
 
 #[btf_map]
 static TABLES: ArrayOfMaps<Lines, { GENERATIONS as usize }> = ArrayOfMaps::new();
+/// The words of each table's header.
+#[map]
+static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
 /// Which of the tables is asked.
 #[map]
 static ACTIVE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -100,6 +103,12 @@ fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
     if let Some(entry) = first_stage(address, direction) {
         return Some(entry);
     }
+    second_stage(address)
+}
+
+/// The trie: complete, and always current.
+#[inline(always)]
+pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     match address {
         Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
         Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
@@ -146,12 +155,12 @@ pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
 
 /// A table that is there.
 #[derive(Clone, Copy)]
-pub(crate) struct Stage(&'static Lines);
+pub(crate) struct Stage(&'static Lines, u32);
 
 /// The table of a generation.
 #[inline(always)]
 fn stage(generation: u32) -> Option<Stage> {
-    TABLES.get(generation).map(Stage)
+    Some(Stage(TABLES.get(generation)?, generation))
 }
 
 impl Buckets for Stage {
@@ -176,8 +185,9 @@ impl Buckets for Stage {
     }
 
     #[inline(always)]
-    fn step(&self, value: u64) -> u64 {
-        atomic::opaque(value)
+    fn header(&self) -> Option<*const u64> {
+        // A call less than to ask the table itself.
+        Some(HEADERS.get_ptr(self.1)?.cast())
     }
 }
 

@@ -11,6 +11,8 @@ pub mod exit;
 mod key;
 pub mod output;
 mod route;
+mod route_file;
+mod route_import;
 mod route_spec;
 mod status;
 mod table;

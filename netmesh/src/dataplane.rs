@@ -4,6 +4,7 @@
 //! [`Instance`] changes them; a lock on the folder serialises writers.
 
 pub mod attach;
+mod bulk;
 mod clsact;
 mod connected;
 mod counter_id;
@@ -30,3 +31,4 @@ mod upgrade;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};
+pub use lines::make_tables;

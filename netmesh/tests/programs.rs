@@ -26,12 +26,17 @@ use aya::programs::{
     TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+use netmesh::dataplane::make_tables;
+use netmesh::dataplane::pin::ensure_bpffs;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::gettid;
 
 use cases::reference::{Hook, Router, run};
 use cases::{Count, Input, Outcome, all, lab};
-use netmesh_common::lines::{Bucket, Class, Direction, Place, Shape, Table, WORDS, place, tally};
+use netmesh_common::lines::{
+    Bucket, Class, Direction, HEADER, Place, Shape, Table, WORDS, place, tally,
+};
 use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters, PrefixKey};
 use netmesh_common::verdict::{DropReason, PuntReason};
 
@@ -326,8 +331,14 @@ impl Kernel {
             loader.map_max_entries(name, 256);
         }
         loader.map_max_entries("PREFIX_CNT", COUNTERS);
+        ensure_bpffs().unwrap();
+        let pin = format!("/sys/fs/bpf/nmt-tables-{}", gettid());
+        make_tables(pin.as_ref()).unwrap();
+        loader.map_pin_path("TABLES", std::path::Path::new(&pin));
+        let loaded = loader.load(OBJECT);
+        std::fs::remove_file(&pin).unwrap();
         let mut kernel = Self {
-            ebpf: loader.load(OBJECT).unwrap(),
+            ebpf: loaded.unwrap(),
             lines: None,
             slots: BTreeMap::new(),
         };
@@ -429,6 +440,9 @@ impl Kernel {
                     .unwrap();
             }
         }
+        let mut headers: Array<_, [u64; HEADER]> =
+            self.ebpf.map_mut("HEADERS").unwrap().try_into().unwrap();
+        headers.set(1, table.header(), 0).unwrap();
         let mut active: Array<_, u64> = self.ebpf.map_mut("ACTIVE").unwrap().try_into().unwrap();
         active.set(0, 1, 0).unwrap();
         let mut tables: ArrayOfMaps<_, Array<MapData, Bucket>> =

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Buckets, Direction, SLOTS, Shape, WORDS, find, key_in, mask, shape, tally};
+use super::{Buckets, Direction, HEADER, SLOTS, Shape, WORDS, find, key_in, shape, tally};
 
 /// Word of the header that counts the slots taken.
 const USED: usize = SLOTS;
@@ -73,6 +73,16 @@ impl<'a> Table<'a> {
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The words of the header, for a copy of it.
+    #[must_use]
+    pub fn header(&self) -> [u64; HEADER] {
+        let mut header = [0; HEADER];
+        for (copy, word) in header.iter_mut().zip(self.words) {
+            *copy = word.load(Ordering::Relaxed);
+        }
+        header
     }
 
     /// The same memory as readers see it.
@@ -193,7 +203,7 @@ impl<'a> Table<'a> {
                 if word == 0 {
                     return Err(Some((slot, want)));
                 }
-                if mask((word ^ want) >> (self.shape.bits - 1)) != 0 {
+                if (word ^ want) >> (self.shape.bits - 1) == 0 {
                     return Ok((slot, word));
                 }
             }

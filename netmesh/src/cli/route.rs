@@ -7,8 +7,8 @@ use super::arguments::{Route, RouteSpec};
 use super::dataplane::{look, write};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::route_spec;
 use super::table::table;
+use super::{route_import, route_spec};
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
 
@@ -20,6 +20,10 @@ pub(super) async fn run(command: Option<&Route>, out: &mut Output) -> Result<Exi
         Some(Route::Get { address }) => get(*address, out).await,
         Some(Route::Add(spec)) => put(spec, false, out).await,
         Some(Route::Replace(spec)) => put(spec, true, out).await,
+        Some(Route::Import { file, dry_run }) => {
+            route_import::import(file.as_deref(), *dry_run, out).await
+        }
+        Some(Route::Export { prefix }) => route_import::export(*prefix, out).await,
         Some(Route::Del { prefix, dry_run }) => del(*prefix, *dry_run, out).await,
     }
 }
@@ -50,18 +54,15 @@ async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failur
 async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, Failure> {
     let (prefix, route) = route_spec::parse(&spec.words).map_err(Failure::rejected)?;
     let (mut instance, facts) = write().await?;
-    let present = instance
-        .routes(&facts)?
-        .into_iter()
-        .find(|row| row.prefix == prefix && row.origin == Origin::Static);
+    let present = instance.route(prefix, Origin::Static, &facts)?;
     if let Some(present) = present {
-        if present.route == route {
+        if present == route {
             return say(out, &format!("{prefix} {route}: unchanged"));
         }
         if !replace {
             let error = anyhow::anyhow!(
                 "{prefix} is there already: {}; change it with `netmesh route replace`",
-                present.route
+                present
             );
             return Err(Failure::failed(error, "nothing was changed"));
         }
@@ -99,7 +100,7 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
 }
 
 /// Asks the kernel to resolve the next hop and to keep it so.
-async fn keep_resolved(route: &crate::plan::state::FibRoute) -> Result<(), Failure> {
+pub(super) async fn keep_resolved(route: &crate::plan::state::FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
     use crate::plan::state::{FibRoute, Namespace, Neighbour};
     use crate::plan::step::Step;
@@ -131,7 +132,7 @@ async fn keep_resolved(route: &crate::plan::state::FibRoute) -> Result<(), Failu
     Ok(kernel.execute(&step, "").await?)
 }
 
-fn settle(
+pub(super) fn settle(
     instance: &mut Instance,
     facts: &crate::plan::facts::NamespaceFacts,
 ) -> Result<(), Failure> {
@@ -163,7 +164,7 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn say(out: &mut Output, text: &str) -> Result<Exit, Failure> {
+pub(super) fn say(out: &mut Output, text: &str) -> Result<Exit, Failure> {
     if out.is_json() {
         out.json(serde_json::json!({ "message": text }))?;
     } else {

@@ -52,6 +52,25 @@ impl View {
         Ok(rows)
     }
 
+    /// The route of one origin to a prefix.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn route(
+        &self,
+        prefix: IpNet,
+        origin: Origin,
+        facts: &NamespaceFacts,
+    ) -> Result<Option<FibRoute>, Error> {
+        let key = prefix_key(prefix);
+        let Some(entry) = self.read_rib(&rib_key_of(&key, origin))? else {
+            return Ok(None);
+        };
+        let hop = next_hop::get(&self.maps, entry.next_hop)?;
+        let row = route::row(&key, origin, &entry, &hop, true, facts);
+        Ok(row.map(|row| row.route))
+    }
+
     /// The routes of one origin.
     ///
     /// # Errors
@@ -139,15 +158,7 @@ impl Instance {
         route: &FibRoute,
         facts: &NamespaceFacts,
     ) -> Result<(), Error> {
-        let (action, hop) = match route {
-            FibRoute::Via { gateway, link } => (Action::Forward, Some((link, *gateway, false))),
-            FibRoute::Connected { link } => (Action::Connected, Some((link, None, true))),
-            FibRoute::Local => (Action::Local, None),
-            FibRoute::Unreachable => (Action::Unreachable, None),
-            FibRoute::Prohibit => (Action::Prohibit, None),
-            FibRoute::Blackhole => (Action::Blackhole, None),
-            FibRoute::Punt => (Action::Punt, None),
-        };
+        let (action, hop) = fate(route);
         self.note()?;
         let next_hop = match hop {
             Some((link, gateway, connected)) => self.next_hop(link, gateway, connected, facts)?,
@@ -251,7 +262,7 @@ impl Instance {
         result
     }
 
-    fn next_hop(
+    pub(super) fn next_hop(
         &mut self,
         link: &str,
         gateway: Option<IpAddr>,
@@ -310,6 +321,22 @@ impl Instance {
                 source,
             },
         }
+    }
+}
+
+/// Where a route leads: the link, the gateway, and whether the subnet is connected.
+type Way<'a> = (&'a str, Option<IpAddr>, bool);
+
+/// What a route does, and where it leads, if it leads anywhere.
+pub(super) fn fate(route: &FibRoute) -> (Action, Option<Way<'_>>) {
+    match route {
+        FibRoute::Via { gateway, link } => (Action::Forward, Some((link, *gateway, false))),
+        FibRoute::Connected { link } => (Action::Connected, Some((link, None, true))),
+        FibRoute::Local => (Action::Local, None),
+        FibRoute::Unreachable => (Action::Unreachable, None),
+        FibRoute::Prohibit => (Action::Prohibit, None),
+        FibRoute::Blackhole => (Action::Blackhole, None),
+        FibRoute::Punt => (Action::Punt, None),
     }
 }
 

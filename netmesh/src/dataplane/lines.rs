@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
-use netmesh_common::lines::{Bucket, Class, GENERATIONS, MAX_CLASSES, Shape, Table};
+use netmesh_common::lines::{Bucket, Class, GENERATIONS, HEADER, MAX_CLASSES, Shape, Table};
 
-use super::Error;
 use super::maps::{Maps, not_found};
 use super::sys::Mapping;
+use super::{Error, sys};
 
 /// The tables, as long as nobody makes a new one; the holder of the lock alone does.
 #[derive(Debug)]
 pub(super) struct Lines {
     active: Mapping,
+    headers: Mapping,
     classes: Mapping,
     tables: [Option<Mapping>; GENERATIONS as usize],
 }
@@ -37,6 +39,10 @@ impl Lines {
         }
         Ok(Self {
             active: map(&maps.active_fd, size_of::<u64>())?,
+            headers: map(
+                &maps.headers_fd,
+                GENERATIONS as usize * HEADER * size_of::<u64>(),
+            )?,
             classes: map(&maps.classes_fd, MAX_CLASSES as usize * size_of::<u64>())?,
             tables,
         })
@@ -67,8 +73,16 @@ impl Lines {
         Table::open(memory.words())
     }
 
-    /// Another table takes the place of a generation's, or none.
+    /// Another table takes the place of a generation's, or none. Before it is asked.
     pub(super) fn set(&mut self, generation: u32, table: Option<Mapping>) {
+        let header = table
+            .as_ref()
+            .and_then(|memory| Table::open(memory.words()));
+        let header = header.map_or([0; HEADER], |table| table.header());
+        let first = generation as usize * HEADER;
+        for (place, word) in self.headers.words().iter().skip(first).zip(header) {
+            place.store(word, Ordering::Release);
+        }
         if let Some(place) = self.tables.get_mut(generation as usize) {
             *place = table;
         }
@@ -145,13 +159,23 @@ pub(super) fn make(shape: Shape) -> Result<(MapData, Mapping), Error> {
     Ok((data, memory))
 }
 
-/// The table a new instance begins with.
-pub(super) fn first(tables: &mut Map) -> Result<(), Error> {
-    let (data, _) = make(Shape::for_entries(0, 0, random()?))?;
-    let mut tables = aya::maps::of_maps::ArrayOfMaps::<_, MapData>::try_from(tables)
-        .map_err(|source| failed("open it", source))?;
-    let put = tables.set(0, &data, 0);
-    put.map_err(|source| failed("put a table into it", source))
+/// Makes the map that holds the tables of stage 1, with the one an instance begins with, and pins
+/// it. Returns what belongs into the map of headers at its index 0.
+///
+/// The loader would make it of the object's type information, and kernels before 6.2 would then
+/// refuse every table that was not made of the same (`bpf_map_meta_equal` in kernel/bpf/map_in_map.c).
+///
+/// # Errors
+/// When the kernel refuses it, or the pin.
+pub fn make_tables(path: &Path) -> Result<[u64; HEADER], Error> {
+    let shape = Shape::for_entries(0, 0, random()?);
+    let (data, memory) = make(shape)?;
+    let outer = sys::array_of_maps(data.fd().as_fd(), GENERATIONS)
+        .map_err(|error| fail("make it", error))?;
+    sys::put(outer.as_fd(), &0_u32, &data.fd().as_fd().as_raw_fd())
+        .map_err(|error| fail("put a table into it", error))?;
+    sys::pin(outer.as_fd(), path).map_err(|error| fail("pin it", error))?;
+    Ok(Table::open(memory.words()).map_or([0; HEADER], |table| table.header()))
 }
 
 /// Numbers nobody can foresee.

@@ -4,9 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use aya::maps::Array;
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader};
+use netmesh_common::lines::HEADER;
 
 use super::instance::Capacity;
 use super::pin::{Folder, NamespaceId};
@@ -33,7 +35,9 @@ pub(super) fn load(
 ) -> Result<(), Error> {
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
+    let header = lines::make_tables(&folder.map("TABLES"))?;
     let mut ebpf = EbpfLoader::new()
+        .map_pin_path("TABLES", folder.map("TABLES"))
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
@@ -46,8 +50,13 @@ pub(super) fn load(
         .load(OBJECT)
         .map_err(refused)?;
 
-    lines::first(ebpf.map_mut("TABLES").ok_or_else(|| missing("TABLES"))?)?;
-    for name in maps::NAMES {
+    let mut headers: Array<_, [u64; HEADER]> = ebpf
+        .map_mut("HEADERS")
+        .ok_or_else(|| missing("HEADERS"))?
+        .try_into()
+        .map_err(refused)?;
+    headers.set(0, header, 0).map_err(refused)?;
+    for name in maps::NAMES.into_iter().filter(|name| *name != "TABLES") {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }

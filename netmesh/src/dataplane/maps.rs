@@ -7,7 +7,7 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
-use netmesh_common::lines::{GENERATIONS, MAX_CLASSES};
+use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -36,10 +36,15 @@ pub(super) struct Maps {
     pub(super) kept: HashMap<MapData, u64, PrefixCounters>,
     /// Which generation is asked, to be mapped into memory.
     pub(super) active_fd: OwnedFd,
+    /// The words of the tables' headers, to be mapped into memory.
+    pub(super) headers_fd: OwnedFd,
     /// The classes, to be mapped into memory.
     pub(super) classes_fd: OwnedFd,
     /// What stage 1 has carried, to be read as a whole; so the next two.
     carried_fd: OwnedFd,
+    /// The tries again, to be written many at a time.
+    pub(super) fib6_fd: OwnedFd,
+    pub(super) fib4_fd: OwnedFd,
     kept_fd: OwnedFd,
     inside_fd: OwnedFd,
     tables_fd: OwnedFd,
@@ -99,6 +104,14 @@ const FIB4: Shape = shape(
     BPF_F_NO_PREALLOC,
 );
 const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(GENERATIONS), 0);
+const HEADERS: Shape = shape(
+    "HEADERS",
+    MapType::Array,
+    4,
+    8 * HEADER,
+    Some(GENERATIONS),
+    BPF_F_MMAPABLE,
+);
 const ACTIVE: Shape = shape("ACTIVE", MapType::Array, 4, 8, Some(1), BPF_F_MMAPABLE);
 const CLASSES: Shape = shape(
     "CLASSES",
@@ -184,10 +197,11 @@ const COUNTER_IDS: Shape = shape(
 );
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 16] = [
+pub(super) const NAMES: [&str; 17] = [
     FIB6.name,
     FIB4.name,
     TABLES.name,
+    HEADERS.name,
     ACTIVE.name,
     CLASSES.name,
     CARRIED.name,
@@ -221,8 +235,11 @@ impl Maps {
             counter_ids: typed(folder, &COUNTER_IDS)?,
             inside: typed(folder, &INSIDE)?,
             kept: typed(folder, &KEPT)?,
+            headers_fd: checked(folder, &HEADERS)?,
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
+            fib6_fd: raw(folder, &FIB6)?,
+            fib4_fd: raw(folder, &FIB4)?,
             carried_fd: checked(folder, &CARRIED)?,
             kept_fd: raw(folder, &KEPT)?,
             inside_fd: raw(folder, &INSIDE)?,
