@@ -207,15 +207,23 @@ pub(crate) fn key_of_slot(counter: SlotCounter) -> Option<u64> {
     key_at(&stage(counter.generation)?, counter.slot)
 }
 
+/// Not on the stack: a program and what it calls have half a kilobyte together, and clearing memory
+/// is such a call.
+static NOTHING: PrefixCounters = PrefixCounters {
+    to_packets: 0,
+    to_bytes: 0,
+    from_packets: 0,
+    from_bytes: 0,
+};
+
 /// What has been carried from the tallies of a key; made if need be.
 #[inline(always)]
 pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
     if let Some(there) = CARRIED.get_ptr_mut(key) {
         return Some(there);
     }
-    let none = PrefixCounters::default();
     // Another CPU may be quicker.
-    let _ = CARRIED.insert(key, none, BPF_NOEXIST.into());
+    let _ = CARRIED.insert(key, &NOTHING, BPF_NOEXIST.into());
     CARRIED.get_ptr_mut(key)
 }
 

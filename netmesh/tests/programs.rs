@@ -9,16 +9,15 @@
 
 #[path = "../../netmesh-common/tests/cases/mod.rs"]
 mod cases;
+#[path = "programs/stage.rs"]
+mod stage;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{
@@ -34,10 +33,8 @@ use nix::unistd::gettid;
 
 use cases::reference::{Hook, Router, run};
 use cases::{Count, Input, Outcome, all, lab};
-use netmesh_common::lines::{
-    Bucket, Class, Direction, HEADER, Place, Shape, Table, WORDS, place, tally,
-};
-use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters, PrefixKey};
+use netmesh_common::lines::{Bucket, Direction, tally};
+use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters};
 use netmesh_common::verdict::{DropReason, PuntReason};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -393,62 +390,6 @@ impl Kernel {
         for ifindex in lab::TX {
             tx.insert(ifindex, ifindex, None, 0).unwrap();
         }
-    }
-
-    /// Puts what stage 1 can hold into stage 1 as well.
-    fn fill_lines(&mut self, router: &Router) {
-        let shape = Shape::for_entries(1, 1, [3; 4]);
-        let memory: Vec<AtomicU64> = (0..shape.buckets() as usize * WORDS)
-            .map(|_| AtomicU64::new(0))
-            .collect();
-        let table = Table::make(&memory, shape).unwrap();
-        let place_of = |(network, length): &(Vec<u8>, u8)| {
-            let mut address = [0; 16];
-            address[..network.len()].copy_from_slice(network);
-            place(&PrefixKey {
-                address,
-                family: if network.len() == 16 { 6 } else { 4 },
-                length: *length,
-                reserved: [0; 2],
-            })
-        };
-        let mut classes: Array<_, u64> = self.ebpf.map_mut("CLASSES").unwrap().try_into().unwrap();
-        for (class, (prefix, entry)) in (1..).zip(&router.fib) {
-            let Place::Exact(key) = place_of(prefix) else {
-                continue;
-            };
-            let longer = |(other, _): &(_, _)| place_of(other) == Place::Inside(key);
-            let longer = router.fib.iter().any(longer);
-            let word = Class {
-                next_hop: entry.next_hop,
-                action: entry.action,
-                origin: entry.origin,
-            };
-            classes.set(class, word.word(), 0).unwrap();
-            let slot = table.put(key, class, longer).unwrap();
-            self.slots.insert(slot, entry.counter);
-        }
-        assert!(self.slots.len() > 10, "there is something to be found");
-
-        // BPF_F_MMAPABLE, BPF_F_INNER_MAP.
-        let mut lines = Array::create(shape.buckets(), 1 << 10 | 1 << 12).unwrap();
-        for (index, words) in (0..).zip(memory.chunks_exact(WORDS)) {
-            let words: Vec<u64> = words.iter().map(|word| word.load(SeqCst)).collect();
-            if words.iter().any(|word| *word != 0) {
-                lines
-                    .set(index, Bucket(words.try_into().unwrap()), 0)
-                    .unwrap();
-            }
-        }
-        let mut headers: Array<_, [u64; HEADER]> =
-            self.ebpf.map_mut("HEADERS").unwrap().try_into().unwrap();
-        headers.set(1, table.header(), 0).unwrap();
-        let mut active: Array<_, u64> = self.ebpf.map_mut("ACTIVE").unwrap().try_into().unwrap();
-        active.set(0, 1, 0).unwrap();
-        let mut tables: ArrayOfMaps<_, Array<MapData, Bucket>> =
-            self.ebpf.map_mut("TABLES").unwrap().try_into().unwrap();
-        tables.set(1, &lines, 0).unwrap();
-        self.lines = Some(lines);
     }
 
     /// What a program makes of a packet, as bytes and counters tell.

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "these commands talk to people")]
 #![expect(clippy::print_stderr, reason = "these commands talk to people")]
 
+mod bench;
 mod build;
 mod demo;
 mod lint;
@@ -64,6 +65,12 @@ enum Command {
         #[arg(last = true)]
         tests: Vec<String>,
     },
+    /// Measure what look-ups cost and write it into docs/performance.md. Needs root.
+    Bench {
+        /// Numbers of prefixes.
+        #[arg(default_values_t = [1, 1_000, 65_536, 1_000_000])]
+        sizes: Vec<u32>,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -87,6 +94,7 @@ fn main() -> ExitCode {
             tests,
             limit: Duration::from_secs(minutes * 60),
         }),
+        Command::Bench { sizes } => bench::run(&sizes),
         Command::Sweep => {
             sweep::run();
             Ok(())

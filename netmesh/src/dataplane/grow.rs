@@ -38,6 +38,14 @@ impl Instance {
     /// Puts a new table in the place of the one that is there, with room for so many more prefixes
     /// and classes up to this one. What is dead stays behind.
     pub(super) fn renew(&mut self, more: u64, class: u32) -> Result<(), Error> {
+        self.begin_renewal(more, class)?;
+        self.take_up_the_other()?;
+        self.free_classes();
+        Ok(())
+    }
+
+    /// Up to where the new table is asked and the old one still there.
+    pub(super) fn begin_renewal(&mut self, more: u64, class: u32) -> Result<(), Error> {
         self.take_up_the_other()?;
         let Some(old) = self.lines.table() else {
             return Ok(());
@@ -72,8 +80,6 @@ impl Instance {
         self.put_table(next, &data)?;
         self.lines_mut().set(next, Some(memory));
         self.lines.set_generation(next);
-        self.take_up_the_other()?;
-        self.free_classes();
         Ok(())
     }
 

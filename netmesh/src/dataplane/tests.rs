@@ -4,6 +4,7 @@
 mod attach;
 mod instance;
 mod lab;
+mod lines;
 mod neighbour;
 mod route;
 mod traffic;
