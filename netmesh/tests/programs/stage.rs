@@ -4,12 +4,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{Array, MapData};
-use netmesh_common::lines::{Bucket, Class, HEADER, Place, Shape, Table, WORDS, place};
-use netmesh_common::table::PrefixKey;
+use aya::maps::{Array, HashMap, MapData};
+use netmesh_common::lines::tally::{self, Tally};
+use netmesh_common::lines::{Bucket, Class, Direction, HEADER, Place, Shape, Table, WORDS, place};
+use netmesh_common::table::{Port, PrefixCounters, PrefixKey};
 
-use super::Kernel;
-use super::cases::reference::Router;
+use super::cases::reference::{Hook, Router};
+use super::cases::{Outcome, all, lab};
+use super::{Kernel, alone};
 
 impl Kernel {
     /// Puts what stage 1 can hold into stage 1 as well.
@@ -67,4 +69,83 @@ impl Kernel {
         tables.set(1, &lines, 0).unwrap();
         self.lines = Some(lines);
     }
+}
+
+/// The prefix behind [`lab::C_SEGMENT`], as a key.
+const SEGMENT: u64 = 0x2a02_1802_005e_0001;
+
+/// The packet that brings a tally half way has all of it carried, and the next one starts anew.
+#[test]
+fn a_tally_is_carried_before_it_runs_over() {
+    alone(|| {
+        let cases = all();
+        let towards = |outcome: &Outcome| match outcome {
+            Outcome::Forward { to, .. } if to.counter == lab::C_SEGMENT => Some(*to),
+            _ => None,
+        };
+        let case = cases
+            .iter()
+            .find(|case| {
+                case.flags & Port::LAYER3 == 0 && case.xdp.as_ref().and_then(towards).is_some()
+            })
+            .unwrap();
+        let one = case.xdp.as_ref().and_then(towards).unwrap();
+        for (hook, before) in [
+            (
+                Hook::Xdp,
+                Tally {
+                    packets: (1 << 26) - 1,
+                    bytes: 1000,
+                },
+            ),
+            (
+                Hook::Tc,
+                Tally {
+                    packets: 7,
+                    bytes: (1 << 35) - 1,
+                },
+            ),
+        ] {
+            let mut kernel = Kernel::new();
+            kernel.fill(&lab::router(case.flags));
+            kernel.fill_lines(&lab::router(case.flags));
+            let slots = kernel.slots.iter();
+            let slot = *slots
+                .clone()
+                .find(|(_, c)| **c == lab::C_SEGMENT)
+                .unwrap()
+                .0;
+            let (bucket, word) = (1 + slot / 8, tally::word(Direction::To, slot as usize % 8));
+            let lines = kernel.lines.as_mut().unwrap();
+            let mut words = lines.get(&bucket, 0).unwrap();
+            words.0[word] = before.packets << 36 | before.bytes;
+            lines.set(bucket, words, 0).unwrap();
+
+            let mut out = [0; 4096];
+            let mut held = Vec::new();
+            for _ in 0..2 {
+                match hook {
+                    Hook::Xdp => drop(kernel.run_xdp(&case.input.bytes, &mut out)),
+                    Hook::Tc => drop(kernel.run_tc(&case.input, &mut out)),
+                }
+                let lines = kernel.lines.as_ref().unwrap();
+                held.push(lines.get(&bucket, 0).unwrap().0[word]);
+            }
+            assert_eq!(held[0], 0, "{hook:?}");
+            let second = Tally {
+                packets: one.packets,
+                bytes: one.bytes,
+            };
+            assert_eq!(tally::unpacked(held[1]), second, "{hook:?}");
+            let carried: HashMap<_, u64, PrefixCounters> =
+                kernel.ebpf.map("CARRIED").unwrap().try_into().unwrap();
+            let sum = carried.get(&SEGMENT, 0).unwrap();
+            let wanted = PrefixCounters {
+                to_packets: before.packets + one.packets,
+                to_bytes: before.bytes + one.bytes,
+                ..PrefixCounters::default()
+            };
+            assert_eq!(sum, wanted, "{hook:?}");
+        }
+    });
 }
