@@ -74,11 +74,15 @@ impl Kernel {
         for word in chase.words().iter().step_by(8) {
             word.store(1, Ordering::Relaxed);
         }
-        fill_table(&mut ebpf, set, shape)?;
+        let mut homeless = fill_table(&mut ebpf, set, shape)?;
         if filled.trie {
+            homeless = (0..set.keys.len()).collect();
+        }
+        {
             let mut trie: LpmTrie<_, [u8; 16], FibEntry> =
                 ebpf.map_mut("FIB6").context("FIB6")?.try_into()?;
-            for (n, key) in set.keys.iter().enumerate() {
+            for n in homeless {
+                let key = set.keys[n];
                 let mut address = [0; 16];
                 address[..8].copy_from_slice(&key.to_be_bytes());
                 trie.insert(&Key::new(64, address), entry(n), 0)?;
@@ -165,7 +169,8 @@ fn entry(n: usize) -> FibEntry {
     }
 }
 
-fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<()> {
+/// Fills stage 1. Some in ten thousand find no room there: those the trie must have.
+fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<Vec<usize>> {
     let obj = aya_obj::Map::new_from_params(
         bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
         4,
@@ -179,9 +184,11 @@ fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<()> {
         shape.buckets() as usize * size_of::<Bucket>(),
     )?;
     let table = Table::make(memory.words(), shape).context("no table")?;
+    let mut homeless = Vec::new();
     for (n, key) in set.keys.iter().enumerate() {
-        // Some in ten thousand find no room: the trie answers for these, where there is one.
-        let _ = table.put(*key, next_hop(n), false);
+        if table.put(*key, next_hop(n), false).is_err() {
+            homeless.push(n);
+        }
     }
     let mut classes: Array<_, u64> = ebpf.map_mut("CLASSES").context("CLASSES")?.try_into()?;
     for next_hop in 1..=16 {
@@ -198,7 +205,7 @@ fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<()> {
     let mut tables: ArrayOfMaps<_, MapData> =
         ebpf.map_mut("TABLES").context("TABLES")?.try_into()?;
     tables.set(0, &data, 0)?;
-    Ok(())
+    Ok(homeless)
 }
 
 fn random() -> anyhow::Result<[u64; 4]> {
