@@ -24,6 +24,18 @@ impl Address {
         }
     }
 
+    /// As a source it is nobody's beyond one link, and the kernel forwards packets from it all the
+    /// same: IPv4 in IPv6 form, 0/8, 169.254/16, class E. Those it refuses by itself may be here
+    /// or not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_nobodys(&self) -> bool {
+        match self {
+            Self::V6(a) => is_zero_or_mapped(a),
+            Self::V4(a) => a[0] == 0 || a[0] >= 240 || (a[0] == 169 && a[1] == 254),
+        }
+    }
+
     /// A special-purpose address that is not globally reachable (RFC 6890 and its registries,
     /// RFC 8190). 200::/7 and 400::/7 are in use by overlay networks and are no martians.
     #[inline(always)]
@@ -34,8 +46,8 @@ impl Address {
                 // fc00::/7 unique local, fec0::/10 site local (RFC 3879)
                 a[0] & 0xfe == 0xfc
                     || (a[0] == 0xfe && a[1] & 0xc0 == 0xc0)
-                    // 100::/64 discard only (RFC 6666)
-                    || (a[0] == 0x01 && a[1] == 0 && all_zero(a, 2, 8))
+                    // 100::/64 discard only (RFC 6666), 100:0:0:1::/64 dummy (RFC 9780)
+                    || (a[0] == 0x01 && a[1] == 0 && all_zero(a, 2, 7) && a[7] <= 1)
                     // 2001:db8::/32 and 3fff::/20 documentation (RFC 3849, RFC 9637)
                     || (a[0] == 0x20 && a[1] == 0x01 && a[2] == 0x0d && a[3] == 0xb8)
                     || (a[0] == 0x3f && a[1] == 0xff && a[2] & 0xf0 == 0)
@@ -137,12 +149,38 @@ mod tests {
     }
 
     #[test]
+    fn nobodys() {
+        for text in [
+            "::ffff:10.1.2.3",
+            "::1.2.3.4",
+            "0.1.2.3",
+            "169.254.1.10",
+            "240.0.0.1",
+        ] {
+            let address = address(text);
+            assert!(address.is_nobodys() && address.is_kernel_only(), "{text}");
+        }
+        // What the kernel needs to see, or to answer.
+        for text in [
+            "fe80::1",
+            "ff02::1",
+            "127.0.0.1",
+            "224.0.0.1",
+            "10.0.0.1",
+            "fd00::1",
+        ] {
+            assert!(!address(text).is_nobodys(), "{text}");
+        }
+    }
+
+    #[test]
     fn martians() {
         for text in [
             "fc00::1",
             "fdff::1",
             "fec0::1",
             "100::1",
+            "100:0:0:1::1",
             "2001:db8::1",
             "3fff:fff::1",
             "2001:2::1",
@@ -181,7 +219,7 @@ mod tests {
             "2001:200::1",
             "64:ff9b::102:304",
             "192.0.0.9",
-            "100:0:0:1::1",
+            "100:0:0:2::1",
             "172.32.0.1",
             "100.128.0.1",
             "1.1.1.1",

@@ -3,15 +3,18 @@
 //! It reads and never writes: a packet that is left to the kernel is untouched by construction.
 //! The order of the checks is part of the contract:
 //!
-//! 1. What is not plain IP for this router goes to the kernel: other protocols, other stations'
-//!    frames, broken headers, options, scopes that never cross a router.
+//! 1. What is not IP for this router goes to the kernel: other protocols, other stations' frames,
+//!    broken headers, scopes that never cross a router.
 //! 2. A source that cannot live behind its port is dropped, before anything that would make the
-//!    kernel answer it (RFC 2827).
-//! 3. The route's action.
-//! 4. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
+//!    kernel answer it, or forward it instead (RFC 2827), and so is one that lives nowhere.
+//! 3. What has options goes to the kernel.
+//! 4. The route's action.
+//! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
 use crate::class::Address;
-use crate::header::{self, ETHERNET, Family, Header};
+use crate::flow;
+use crate::group;
+use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Verdict};
 use crate::view::{Ingress, PacketView, TableView};
@@ -72,8 +75,9 @@ fn route<P: PacketView, T: TableView>(
     table: &T,
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
-    let (offset, family) = if ingress.port.flags & Port::LAYER3 == 0 {
-        (ETHERNET, header::ethernet(packet, ingress.port.mac)?)
+    // XDP sees frames only; told so, the verifier need not follow packets without their header.
+    let (offset, family) = if P::TAG_IN_DATA || ingress.port.flags & Port::LAYER3 == 0 {
+        header::ethernet(packet, ingress)?
     } else {
         (0, header::version(packet)?)
     };
@@ -102,7 +106,7 @@ fn cross<P: PacketView, T: TableView>(
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
     if ip.source.is_kernel_only() || ip.destination.is_kernel_only() {
-        return Err(PuntReason::Scope.into());
+        return Err(scope(ip, ingress, table));
     }
 
     let to = table.lookup(&ip.destination);
@@ -110,8 +114,12 @@ fn cross<P: PacketView, T: TableView>(
     // arms of an `Option`.
     let from = table.lookup_source(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
+    // Not before: options must not open a way for a source that is not believed.
+    if let Some(reason) = ip.oddity.reason(ip.family) {
+        return Err(reason.into());
+    }
     let to = to.ok_or(PuntReason::NoRoute)?;
-    let next_hop = follow(&to, table)?;
+    let (index, next_hop) = follow(&to, packet, offset, ip.family, table)?;
     check_destination(&ip.destination, &to, &next_hop, ingress, table)?;
 
     if ip.hop_limit <= 1 {
@@ -123,6 +131,12 @@ fn cross<P: PacketView, T: TableView>(
     if !packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
         return Err(PuntReason::TooBig.into());
     }
+    // Read again rather than kept: six bytes of an address are six words of a program's stack.
+    let same = |hop: &NextHop| hop.ifindex == next_hop.ifindex;
+    let next_hop = table
+        .next_hop(index)
+        .filter(same)
+        .ok_or(PuntReason::Unresolved)?;
     let layer3 = next_hop.flags & NextHop::LAYER3 != 0;
     let destination_mac = if layer3 {
         if ingress.frames_only {
@@ -132,9 +146,11 @@ fn cross<P: PacketView, T: TableView>(
     } else {
         Link(next_hop.link).mac().ok_or(PuntReason::Unresolved)?
     };
+    let vlan = egress_tag(&next_hop, ingress, table)?;
     *forward = Forward {
         ifindex: next_hop.ifindex,
         layer3,
+        vlan,
         destination_mac,
         source_mac: next_hop.source_mac,
         offset: offset as u32,
@@ -150,15 +166,40 @@ fn cross<P: PacketView, T: TableView>(
     Ok(())
 }
 
-/// What the route says; only `Forward` goes on.
+/// The kernel's, but for what it would route as if the source were anybody's: where a port does not
+/// believe every source, such a packet may reach this node at most.
 #[inline(always)]
-fn follow<T: TableView>(entry: &FibEntry, table: &T) -> Result<NextHop, Refusal> {
+fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
+    let believes = ingress.port.flags & (Port::SOURCES_BEHIND | Port::EXTERNAL) == 0;
+    if believes || ip.destination.is_kernel_only() || !ip.source.is_nobodys() {
+        return PuntReason::Scope.into();
+    }
+    let to = table.lookup(&ip.destination).unwrap_or(FibEntry::NONE);
+    if to.action == Action::Local as u8 {
+        return PuntReason::Scope.into();
+    }
+    DropReason::SourceInvalid.into()
+}
+
+/// What the route says; only `Forward` goes on, by the next hop of an index.
+#[inline(always)]
+fn follow<P: PacketView, T: TableView>(
+    entry: &FibEntry,
+    packet: &P,
+    offset: usize,
+    family: Family,
+    table: &T,
+) -> Result<(u32, NextHop), Refusal> {
     match Action::from_u8(entry.action) {
         Some(Action::Forward) => {
-            let next_hop = table
-                .next_hop(entry.next_hop)
-                .filter(|hop| hop.ifindex != 0);
-            Ok(next_hop.ok_or(PuntReason::NoRoute)?)
+            let mut index = entry.next_hop;
+            if let Some(id) = group::of(index) {
+                let group = table.group(id).ok_or(PuntReason::NoRoute)?;
+                let hash = flow::seeded(flow::hash(packet, offset, family), group.seed);
+                index = group.choose(hash, table);
+            }
+            let next_hop = table.next_hop(index).filter(|hop| hop.ifindex != 0);
+            Ok((index, next_hop.ok_or(PuntReason::NoRoute)?))
         }
         Some(Action::Local) => Err(PuntReason::Local.into()),
         Some(Action::Connected) => Err(PuntReason::Connected.into()),
@@ -187,7 +228,12 @@ fn check_source<T: TableView>(
         };
     }
     let device = table.next_hop(from.next_hop).map_or(0, |hop| hop.ifindex);
-    let behind = device == ingress.ifindex;
+    let behind = match group::of(from.next_hop) {
+        None => device == ingress.ifindex,
+        Some(id) => table
+            .group(id)
+            .is_some_and(|group| group.leads_to(ingress.ifindex)),
+    };
     if flags & Port::SOURCES_BEHIND != 0 && !behind {
         return Err(DropReason::SourceInvalid.into());
     }
@@ -236,6 +282,23 @@ fn check_destination<T: TableView>(
         return Err(DropReason::Martian.into());
     }
     Ok(())
+}
+
+/// The tag that a frame must carry through the device below a VLAN sub-interface: XDP cannot send
+/// to the sub-interface itself. 0 for none.
+#[inline(always)]
+fn egress_tag<T: TableView>(
+    next_hop: &NextHop,
+    ingress: &Ingress,
+    table: &T,
+) -> Result<u16, Refusal> {
+    if !ingress.frames_only || next_hop.flags & NextHop::VLAN == 0 {
+        return Ok(0);
+    }
+    match table.port(next_hop.ifindex).map_or(0, |port| port.vlan) {
+        0 => Err(PuntReason::EgressNotAPort.into()),
+        vid => Ok(vid),
+    }
 }
 
 #[inline(always)]

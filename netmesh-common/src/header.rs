@@ -3,22 +3,28 @@
 use crate::checksum;
 use crate::class::Address;
 use crate::verdict::PuntReason;
-use crate::view::PacketView;
+use crate::view::{Ingress, PacketView};
+use crate::vlan::TAG;
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
 
+/// Length of the shortest frame, without its check sequence (IEEE 802.3; `ETH_ZLEN`).
+pub const SHORTEST_FRAME: usize = 60;
+
+/// Offset of the EtherType in an Ethernet header, and of the tag in a tagged one.
+pub(crate) const TAG_OFFSET: usize = ETHERNET - 2;
+
 /// EtherTypes (IEEE 802 numbers).
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-const ETHERTYPE_VLAN: u16 = 0x8100;
+pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol numbers the forwarding decision knows.
 const HOP_BY_HOP: u8 = 0;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const NO_NEXT_HEADER: u8 = 59;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 
 /// IP version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +66,41 @@ pub struct Header {
     pub destination: Address,
     /// Hop limit or TTL as received.
     pub hop_limit: u8,
+    /// Why the packet is the kernel's, once its source is believed.
+    pub oddity: Oddity,
     /// Length of the IP packet in bytes, header included.
     pub length: u32,
     /// What the packet is on the wire.
     pub wire: Wire,
     /// IPv4: the checksum after the TTL went down by one.
     pub next_checksum: u16,
+}
+
+/// What makes a packet the kernel's although it may be forwarded: its source has to be believed
+/// like any other's, and only its addresses are sure. A number, not an enum: the verifier refuses
+/// what compilers make of those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oddity(u8);
+
+impl Oddity {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// A hop-by-hop header or IPv4 options.
+    pub const OPTIONS: Self = Self(1);
+    /// A GSO packet whose length is not its own.
+    pub const LENGTH: Self = Self(2);
+
+    /// The reason to punt.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self, family: Family) -> Option<PuntReason> {
+        match (self, family) {
+            (Self::NONE, _) => None,
+            (Self::OPTIONS, Family::V6) => Some(PuntReason::HopByHop),
+            (Self::OPTIONS, Family::V4) => Some(PuntReason::Ipv4Options),
+            _ => Some(PuntReason::Malformed),
+        }
+    }
 }
 
 /// What a packet is on the wire: itself, or the segments of a GSO packet.
@@ -79,22 +114,53 @@ pub struct Wire {
     pub largest: u32,
 }
 
-/// Reads the Ethernet header: the family of what follows it.
+impl Wire {
+    /// A packet that is sent as it is.
+    const fn one(length: usize) -> Self {
+        Self {
+            packets: 1,
+            bytes: length as u64,
+            largest: length as u32,
+        }
+    }
+
+    /// No packet at all is one whose length is not its own.
+    #[inline(always)]
+    const fn oddity(&self) -> Oddity {
+        if self.packets == 0 {
+            Oddity::LENGTH
+        } else {
+            Oddity::NONE
+        }
+    }
+}
+
+/// Reads the Ethernet header, behind the tag of the port if it has one: where the IP header
+/// begins, and its family.
 ///
 /// # Errors
 /// The reason why the frame is the kernel's.
-pub fn ethernet<P: PacketView>(packet: &P, mac: [u8; 6]) -> Result<Family, PuntReason> {
+#[inline(always)]
+pub fn ethernet<P: PacketView>(
+    packet: &P,
+    ingress: &Ingress,
+) -> Result<(usize, Family), PuntReason> {
     let header: [u8; ETHERNET] = packet.load(0).ok_or(PuntReason::Malformed)?;
-    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, t0, t1] = header;
-    if [d0, d1, d2, d3, d4, d5] != mac {
+    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, mut t0, mut t1] = header;
+    if [d0, d1, d2, d3, d4, d5] != ingress.port.mac {
         return Err(PuntReason::NotForUs);
     }
-    if packet.has_vlan_tag() {
+    let mut offset = ETHERNET;
+    if packet.tag_beside().is_some() {
         return Err(PuntReason::Vlan);
     }
+    if P::TAG_IN_DATA && ingress.tagged {
+        [t0, t1] = packet.load(ETHERNET + 2).ok_or(PuntReason::Malformed)?;
+        offset += TAG;
+    }
     match u16::from_be_bytes([t0, t1]) {
-        ETHERTYPE_IPV6 => Ok(Family::V6),
-        ETHERTYPE_IPV4 => Ok(Family::V4),
+        ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
+        ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(PuntReason::Vlan),
         _ => Err(PuntReason::NotIp),
     }
@@ -121,73 +187,34 @@ pub fn version<P: PacketView>(packet: &P) -> Result<Family, PuntReason> {
 /// The reason why the packet is the kernel's.
 #[inline(always)]
 pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
-    let fixed: [u8; 40] = packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let [
-        version,
-        _,
-        _,
-        _,
-        l0,
-        l1,
-        next_header,
-        hop_limit,
-        s0,
-        s1,
-        s2,
-        s3,
-        s4,
-        s5,
-        s6,
-        s7,
-        s8,
-        s9,
-        s10,
-        s11,
-        s12,
-        s13,
-        s14,
-        s15,
-        d0,
-        d1,
-        d2,
-        d3,
-        d4,
-        d5,
-        d6,
-        d7,
-        d8,
-        d9,
-        d10,
-        d11,
-        d12,
-        d13,
-        d14,
-        d15,
-    ] = fixed;
+    let [version, _, _, _, l0, l1, next_header, hop_limit]: [u8; 8] =
+        packet.load(offset).ok_or(PuntReason::Malformed)?;
+    let source = packet.load(offset + 8).ok_or(PuntReason::Malformed)?;
+    let destination = packet.load(offset + 24).ok_or(PuntReason::Malformed)?;
     if version >> 4 != 6 {
         return Err(PuntReason::Malformed);
     }
-    // Router alert, jumbo payload and the temporary header of BIG TCP all live here.
-    if next_header == HOP_BY_HOP {
-        return Err(PuntReason::HopByHop);
-    }
-    let payload = u16::from_be_bytes([l0, l1]);
-    let length = payload as usize + 40;
+    let length = u16::from_be_bytes([l0, l1]) as usize + 40;
+    // Router alert, jumbo payload and the temporary header of BIG TCP all live here: then the
+    // payload length need not be what it seems.
+    let options = next_header == HOP_BY_HOP;
     let available = packet.length().wrapping_sub(offset);
-    if length > available || (payload == 0 && next_header != NO_NEXT_HEADER) {
+    if !options && length > available {
         return Err(PuntReason::Malformed);
     }
+    let wire = on_the_wire(packet, offset, length, 40, next_header);
     Ok(Header {
         family: Family::V6,
-        source: Address::V6([
-            s0, s1, s2, s3, s4, s5, s6, s7, s8, s9, s10, s11, s12, s13, s14, s15,
-        ]),
-        destination: Address::V6([
-            d0, d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12, d13, d14, d15,
-        ]),
+        source: Address::V6(source),
+        destination: Address::V6(destination),
         hop_limit,
+        oddity: if options {
+            Oddity::OPTIONS
+        } else {
+            wire.oddity()
+        },
         length: length as u32,
-        wire: on_the_wire(packet, offset, length, 40, next_header)?,
+        wire,
         next_checksum: 0,
     })
 }
@@ -200,54 +227,42 @@ pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
 #[inline(always)]
 pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
     let fixed: [u8; 20] = packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let [
-        version,
-        _,
-        l0,
-        l1,
-        _,
-        _,
-        _,
-        _,
-        ttl,
-        protocol,
-        c0,
-        c1,
-        s0,
-        s1,
-        s2,
-        s3,
-        d0,
-        d1,
-        d2,
-        d3,
-    ] = fixed;
+    let [version, _, l0, l1, _, _, _, _, ttl, protocol, c0, c1]: [u8; 12] =
+        packet.load(offset).ok_or(PuntReason::Malformed)?;
+    let source = packet.load(offset + 12).ok_or(PuntReason::Malformed)?;
+    let destination = packet.load(offset + 16).ok_or(PuntReason::Malformed)?;
     if version >> 4 != 4 || version & 0x0f < 5 {
         return Err(PuntReason::Malformed);
     }
-    if version & 0x0f != 5 {
-        return Err(PuntReason::Ipv4Options);
-    }
+    let options = version & 0x0f != 5;
     let length = u16::from_be_bytes([l0, l1]);
     let available = packet.length().wrapping_sub(offset);
-    if (length as usize) < 20 || length as usize > available || !checksum::is_valid(&fixed) {
+    let is_valid = options || checksum::is_valid(&fixed);
+    if (length as usize) < 20 || length as usize > available || !is_valid {
         return Err(PuntReason::Malformed);
     }
+    let wire = on_the_wire(packet, offset, length as usize, 20, protocol);
     let old = u16::from_be_bytes([ttl, protocol]);
     let new = u16::from_be_bytes([ttl.wrapping_sub(1), protocol]);
     Ok(Header {
         family: Family::V4,
-        source: Address::V4([s0, s1, s2, s3]),
-        destination: Address::V4([d0, d1, d2, d3]),
+        source: Address::V4(source),
+        destination: Address::V4(destination),
         hop_limit: ttl,
+        oddity: if options {
+            Oddity::OPTIONS
+        } else {
+            wire.oddity()
+        },
         length: u32::from(length),
-        wire: on_the_wire(packet, offset, length as usize, 20, protocol)?,
+        wire,
         next_checksum: checksum::update(u16::from_be_bytes([c0, c1]), old, new),
     })
 }
 
 /// Every segment of a GSO packet repeats the IP header of `fixed` bytes and the transport header
-/// behind it.
+/// behind it. GRO sets the length to the packet's own, or to zero where it has no room for it
+/// (BIG TCP): a packet with another length is told by no packets.
 #[inline(always)]
 fn on_the_wire<P: PacketView>(
     packet: &P,
@@ -255,18 +270,17 @@ fn on_the_wire<P: PacketView>(
     length: usize,
     fixed: u32,
     protocol: u8,
-) -> Result<Wire, PuntReason> {
+) -> Wire {
     let size = packet.segment_size();
     if size == 0 {
-        return Ok(Wire {
-            packets: 1,
-            bytes: length as u64,
-            largest: length as u32,
-        });
+        return Wire::one(length);
     }
-    // GRO sets the length to the packet's own; padding behind segments is nothing it makes.
     if length != packet.length().wrapping_sub(offset) {
-        return Err(PuntReason::Malformed);
+        return Wire {
+            packets: 0,
+            bytes: 0,
+            largest: 0,
+        };
     }
     let behind = offset.wrapping_add(fixed as usize);
     let transport = match protocol {
@@ -285,9 +299,9 @@ fn on_the_wire<P: PacketView>(
         counted => counted,
     };
     let repetitions = u64::from(packets.wrapping_sub(1));
-    Ok(Wire {
+    Wire {
         packets,
         bytes: length as u64 + repetitions * u64::from(repeated),
         largest: repeated.saturating_add(size).min(length as u32),
-    })
+    }
 }

@@ -9,11 +9,15 @@
 pub mod checksum;
 pub mod class;
 pub mod decide;
+pub mod flow;
+pub mod group;
 pub mod header;
 pub mod lines;
 #[cfg(feature = "user")]
 mod pod;
 pub mod rewrite;
 pub mod table;
+pub mod trace;
 pub mod verdict;
 pub mod view;
+pub mod vlan;

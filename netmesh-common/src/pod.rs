@@ -1,10 +1,12 @@
 //! The map types as plain bytes for the user-space side.
 
+use crate::group::Group;
 use crate::lines::Bucket;
 use crate::table::{
     FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
 };
+use crate::trace::TraceFilter;
 
 macro_rules! pod {
     ($($name:ident)+) => {$(
@@ -14,4 +16,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(Bucket FibEntry NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey);
+pod!(Bucket FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);

@@ -1,26 +1,42 @@
 //! What forwarding changes in a packet: hop limit or TTL, IPv4 checksum, link-layer header.
 
-use crate::header::{ETHERNET, Family};
+use crate::header::{ETHERNET, ETHERTYPE_VLAN, Family, SHORTEST_FRAME};
 use crate::verdict::Forward;
+use crate::vlan::TAG;
 
-/// A packet as its host changes it. `None` means that the change was not possible; the packet is
-/// then worth nothing any more.
+/// A packet as its host changes it. `None` means that the change was not possible; but for
+/// [`PacketEdit::trim`] the packet is then worth nothing any more.
 pub trait PacketEdit {
-    /// Cuts link-layer padding off: `length` is what is left of the frame. Free to do nothing
-    /// where the egress sends frames as they are.
-    fn trim(&mut self, length: usize) -> Option<()>;
+    /// Every packet leaves with a link-layer header (XDP).
+    const FRAMES_ONLY: bool;
 
-    /// Makes room for an Ethernet header in front.
-    fn push_ethernet(&mut self) -> Option<()>;
+    /// Cuts off what follows the packet: `length` is what is left of the frame; `least` of it where
+    /// nobody pads it again. `None` leaves the packet as it was.
+    fn trim(&mut self, length: usize, least: usize) -> Option<()>;
+
+    /// Makes the link-layer header `to` bytes long instead of `from`; what is in it then is
+    /// written afterwards.
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()>;
 
     /// Writes the Ethernet header at offset 0.
     fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()>;
 
-    /// Writes into the IP header; `offset` counts from the start of the packet.
+    /// Writes behind the Ethernet header; `offset` counts from the start of the packet.
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
 }
 
-/// Carries a decision out, up to handing the packet over.
+/// The first step of carrying a decision out. `None`: the packet is as it came, and the kernel's.
+#[inline(always)]
+#[must_use]
+pub fn prepare<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
+    let offset = forward.offset as usize;
+    // Without its tag it must still be a frame.
+    let shrinks = offset.saturating_sub(egress_header(forward));
+    let length = offset.wrapping_add(forward.length as usize);
+    packet.trim(length, SHORTEST_FRAME.wrapping_add(shrinks))
+}
+
+/// Carries a decision out after [`prepare`], up to handing the packet over.
 ///
 /// What can fail for want of memory comes first. Towards a device without a link-layer header the
 /// Ethernet header stays as it came: the kernel takes it off (`__bpf_redirect_no_mac`).
@@ -28,13 +44,19 @@ pub trait PacketEdit {
 #[must_use]
 pub fn rewrite<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
     let mut offset = forward.offset as usize;
-    packet.trim(offset.wrapping_add(forward.length as usize))?;
-    if !forward.layer3 {
-        if offset == 0 {
-            packet.push_ethernet()?;
-            offset = ETHERNET;
+    if E::FRAMES_ONLY || !forward.layer3 {
+        let header = egress_header(forward);
+        packet.resize_header(offset, header)?;
+        offset = header;
+        let family = forward.family.ethertype();
+        if forward.vlan == 0 {
+            packet.store_ethernet(ethernet(forward, family))?;
+        } else {
+            packet.store_ethernet(ethernet(forward, ETHERTYPE_VLAN))?;
+            let [c0, c1] = forward.vlan.to_be_bytes();
+            let [t0, t1] = family.to_be_bytes();
+            packet.store_ip(ETHERNET, [c0, c1, t0, t1])?;
         }
-        packet.store_ethernet(ethernet(forward))?;
     }
     let hop_limit = offset + forward.family.hop_limit_offset();
     packet.store_ip(hop_limit, [forward.hop_limit])?;
@@ -44,10 +66,20 @@ pub fn rewrite<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
     }
 }
 
+/// Length of the link-layer header that the frame leaves with.
 #[inline(always)]
-fn ethernet(forward: &Forward) -> [u8; ETHERNET] {
+const fn egress_header(forward: &Forward) -> usize {
+    if forward.vlan == 0 {
+        ETHERNET
+    } else {
+        ETHERNET + TAG
+    }
+}
+
+#[inline(always)]
+fn ethernet(forward: &Forward, ethertype: u16) -> [u8; ETHERNET] {
     let [a, b, c, d, e, f] = forward.destination_mac;
     let [g, h, i, j, k, l] = forward.source_mac;
-    let [t0, t1] = forward.family.ethertype().to_be_bytes();
+    let [t0, t1] = ethertype.to_be_bytes();
     [a, b, c, d, e, f, g, h, i, j, k, l, t0, t1]
 }

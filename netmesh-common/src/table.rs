@@ -7,6 +7,10 @@
 //!                                        ▼        NEIGHBOURS (ifindex, address) ──► id
 //!                              PREFIX_COUNTERS[id]     ▲ read by the neighbour follower
 //!
+//!  FibEntry.next_hop ≥ MAX_NEXT_HOPS ──► GROUPS[id] ──► one of its NEXT_HOPS (see `group`)
+//!
+//!  device, VID ──► VLANS ──► interface index of the sub-interface ──► PORTS ──► Port
+//!
 //!  RIB (prefix, origin) ──► RibEntry     user space only: every origin's route; the
 //!                                        preferred one of a prefix stands in the FIB
 //!  COUNTER_IDS (prefix) ──► id           user space only: identity of a counter
@@ -15,7 +19,7 @@
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
@@ -104,7 +108,8 @@ impl Origin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// Index into the next-hop table, or from [`MAX_NEXT_HOPS`] on of a group; 0 when the action
+    /// needs none.
     pub next_hop: u32,
     /// Index into the prefix counters, or a [`SlotCounter`](crate::lines::SlotCounter).
     pub counter: u32,
@@ -131,6 +136,53 @@ impl FibEntry {
         origin: 0,
         reserved: [0; 5],
     };
+
+    const NEXT_HOP: u32 = 13;
+    const CODE: u64 = (1 << 5) - 1;
+
+    /// As one word that is never 0, for functions of a program to hand over: they return no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        // What no version has written must not look like anything else.
+        let next_hop = if self.next_hop >> Self::NEXT_HOP == 0 {
+            self.next_hop as u64
+        } else {
+            (1 << Self::NEXT_HOP) - 1
+        };
+        self.counter as u64
+            | next_hop << 32
+            | (self.prefix_length as u64) << 45
+            | Self::code(self.action) << 53
+            | Self::code(self.origin) << 58
+            | 1 << 63
+    }
+
+    #[inline(always)]
+    const fn code(value: u8) -> u64 {
+        if value as u64 > Self::CODE {
+            Self::CODE
+        } else {
+            value as u64
+        }
+    }
+
+    /// The entry behind a word; `None` for 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self {
+            next_hop: (word >> 32) as u32 & ((1 << Self::NEXT_HOP) - 1),
+            counter: word as u32,
+            action: (word >> 53 & Self::CODE) as u8,
+            prefix_length: (word >> 45) as u8,
+            origin: (word >> 58 & Self::CODE) as u8,
+            reserved: [0; 5],
+        })
+    }
 }
 
 /// Value of the next-hop table.
@@ -146,7 +198,7 @@ pub struct NextHop {
     pub mtu: u32,
     /// Source link-layer address: the egress device's own.
     pub source_mac: [u8; 6],
-    /// `NextHop::LAYER3`, `NextHop::CONNECTED`.
+    /// `NextHop::LAYER3`, `NextHop::CONNECTED`, `NextHop::VLAN`.
     pub flags: u8,
     /// Address family of `address`: 0 (none), 4 or 6.
     pub family: u8,
@@ -159,6 +211,14 @@ impl NextHop {
     pub const LAYER3: u8 = 1;
     /// Stands for a connected subnet: names the device, carries no neighbour.
     pub const CONNECTED: u8 = 2;
+    /// The egress device is a VLAN sub-interface.
+    pub const VLAN: u8 = 4;
+
+    /// Packets are sent to a neighbour, whose link-layer address must be known.
+    #[must_use]
+    pub const fn has_neighbour(&self) -> bool {
+        self.flags & (Self::LAYER3 | Self::CONNECTED) == 0
+    }
 }
 
 /// The word of a next hop that the neighbour follower owns: bytes 0..6 the
@@ -208,15 +268,24 @@ pub struct NeighbourKey {
 pub struct Port {
     /// Index into the port counters, below [`MAX_PORTS`].
     pub slot: u32,
-    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP_EGRESS`.
+    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`.
     pub flags: u32,
     /// The port's own link-layer address.
     pub mac: [u8; 6],
-    /// Reserved, zero.
-    pub reserved: u16,
+    /// VID of a VLAN sub-interface whose frames XDP takes from, and puts on, the device below it;
+    /// 0 for every other port.
+    pub vlan: u16,
 }
 
 impl Port {
+    /// What stands for no port.
+    pub const NONE: Self = Self {
+        slot: 0,
+        flags: 0,
+        mac: [0; 6],
+        vlan: 0,
+    };
+
     /// Packets start with the IP header (WireGuard, tun).
     pub const LAYER3: u32 = 1;
     /// A source must match a prefix that lives behind this port (BCP 38).
@@ -225,6 +294,24 @@ impl Port {
     /// node, or on a connected subnet that does not face the outside is spoofed
     /// unless it lives behind this very port; martians (RFC 6890) are dropped.
     pub const EXTERNAL: u32 = 4;
+    /// Attached by XDP: what passes an XDP program that is there for others is not its own.
+    pub const XDP: u32 = 8;
+}
+
+/// Key of the map from (device, VID) to the VLAN sub-interface, a device map: the kernel itself
+/// removes an entry with its sub-interface. `None` for an interface index that leaves no room.
+#[must_use]
+pub const fn vlan_key(device: u32, vid: u16) -> Option<u32> {
+    if device >= 1 << 20 || vid >= 1 << 12 {
+        return None;
+    }
+    Some(device << 12 | vid as u32)
+}
+
+/// The device and the VID of a [`vlan_key`].
+#[must_use]
+pub const fn vlan_of(key: u32) -> (u32, u16) {
+    (key >> 12, (key & 0x0fff) as u16)
 }
 
 /// Per-prefix counters; bytes are IP lengths.
@@ -254,7 +341,7 @@ pub struct PortCounters {
     pub forwarded: u64,
     /// IP bytes handed to another device.
     pub forwarded_bytes: u64,
-    /// Packets that could not be handed over although the decision was to forward.
+    /// Packets of `forwarded` that the other device did not take.
     pub redirect_failed: u64,
     /// By [`PuntReason::index`](crate::verdict::PuntReason::index).
     pub punted: [u64; REASONS],
@@ -292,7 +379,7 @@ pub struct RibKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct RibEntry {
-    /// Index into the next-hop table; 0 when the action needs none.
+    /// As in [`FibEntry`].
     pub next_hop: u32,
     /// [`Action`].
     pub action: u8,
@@ -332,6 +419,7 @@ pub struct NeighbourLayout {
 }
 
 const _: () = {
+    assert!(MAX_NEXT_HOPS + crate::group::MAX_GROUPS < 1 << FibEntry::NEXT_HOP);
     assert!(size_of::<FibEntry>() == 16);
     assert!(size_of::<NextHop>() == 40);
     assert!(size_of::<NeighbourKey>() == 24);

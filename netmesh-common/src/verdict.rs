@@ -39,7 +39,9 @@ pub struct Forward {
     pub destination_mac: [u8; 6],
     /// Source link-layer address; meaningless when `layer3`.
     pub source_mac: [u8; 6],
-    /// Offset of the IP header in the packet as it came in: 14 or 0.
+    /// VID of the tag that the frame must carry; 0 for none.
+    pub vlan: u16,
+    /// Offset of the IP header in the packet as it came in: 14, 18 behind a tag, or 0.
     pub offset: u32,
     /// Length of the IP packet in bytes; what follows is link-layer padding.
     pub length: u32,
@@ -64,6 +66,7 @@ impl Forward {
     pub const EMPTY: Self = Self {
         ifindex: 0,
         layer3: false,
+        vlan: 0,
         destination_mac: [0; 6],
         source_mac: [0; 6],
         offset: 0,
@@ -113,7 +116,7 @@ reasons! {
     PuntReason {
         /// The frame is neither IPv6 nor IPv4.
         NotIp = 0, "not_ip";
-        /// The frame carries a VLAN tag.
+        /// The frame carries a VLAN tag that leads to no port.
         Vlan = 1, "vlan";
         /// The frame is not addressed to this port's link-layer address.
         NotForUs = 2, "not_for_us";

@@ -1,6 +1,7 @@
 //! The border between the decision and its hosts: what a packet and a table must be able to do.
 
 use crate::class::Address;
+use crate::group::Group;
 use crate::table::{FibEntry, NextHop, Port};
 
 /// A packet as its host sees it.
@@ -11,9 +12,13 @@ pub trait PacketView {
     /// Length of the whole frame in bytes, from offset 0.
     fn length(&self) -> usize;
 
-    /// A VLAN tag was taken off the frame and kept beside it (TC).
-    fn has_vlan_tag(&self) -> bool {
-        false
+    /// The outermost VLAN tag lies in the frame (XDP); otherwise it is kept beside it (TC: the
+    /// kernel has taken it off, `skb_vlan_untag`).
+    const TAG_IN_DATA: bool = true;
+
+    /// The tag that is kept beside the frame: EtherType, control information.
+    fn tag_beside(&self) -> Option<(u16, u16)> {
+        None
     }
 
     /// Payload bytes of each segment of a GSO packet; 0 for a packet that is sent as it is (TC).
@@ -46,18 +51,41 @@ pub trait TableView {
     /// The next hop with this index.
     fn next_hop(&self, index: u32) -> Option<NextHop>;
 
+    /// The group of next hops with this index.
+    fn group(&self, _index: u32) -> Option<&Group> {
+        None
+    }
+
     /// The port with this interface index.
     fn port(&self, ifindex: u32) -> Option<Port>;
+
+    /// Interface index of the VLAN sub-interface of a device.
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32>;
 }
 
 /// Where a packet came in, and through which kind of hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ingress {
-    /// Interface index.
+    /// Interface index of the port.
     pub ifindex: u32,
     /// The port's entry.
     pub port: Port,
+    /// The port is a VLAN sub-interface and the frame still carries its tag.
+    pub tagged: bool,
     /// The hook cannot hand a packet to a device without a link-layer header, nor to one that
     /// is not a port (XDP).
     pub frames_only: bool,
+}
+
+impl Ingress {
+    /// Before it is known which port it is.
+    #[must_use]
+    pub const fn new(frames_only: bool) -> Self {
+        Self {
+            ifindex: 0,
+            port: Port::NONE,
+            tagged: false,
+            frames_only,
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod cases;
 
+use cases::packet::inside;
 use cases::reference::{Hook, run};
 use cases::{Input, Outcome, all, lab};
 use netmesh_common::table::Port;
@@ -101,9 +102,10 @@ proptest! {
             let outcome = run(&lab::router(flags), flags, &input, hook);
             let Outcome::Forward { bytes, ifindex, .. } = outcome else { continue };
             prop_assert_ne!(ifindex, Some(lab::INGRESS));
-            let before = &input.bytes[if flags & Port::LAYER3 == 0 { 14 } else { 0 }..];
-            let headless = flags & Port::LAYER3 != 0 && ifindex == Some(lab::TUNNEL);
-            let after = &bytes[if headless { 0 } else { 14 }..];
+            let layer3 = flags & Port::LAYER3 != 0;
+            let before = if layer3 { &input.bytes } else { inside(&input.bytes) };
+            let headless = layer3 && ifindex == Some(lab::TUNNEL);
+            let after = if headless { &bytes } else { inside(&bytes) };
             let wanted = cases::packet::routed(before.to_vec());
             prop_assert_eq!(after, &wanted[..after.len()]);
         }

@@ -3,7 +3,8 @@
 use netmesh_common::lines::tally::{self, CLAIM, UNSETTLED};
 use netmesh_common::lines::{Direction, SlotCounter};
 use netmesh_common::table::PrefixCounters;
-use netmesh_common::verdict::{DropReason, Forward, PuntReason};
+use netmesh_common::trace::DROPS;
+use netmesh_common::verdict::Forward;
 
 use crate::atomic::Word;
 use crate::maps;
@@ -59,7 +60,7 @@ fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
 }
 
 /// Counts in a slot of stage 1; not 0 when its tally is to be carried. A global function, for the
-/// reason of [`maps::first_hit`].
+/// reason of [`maps::entry_of`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
@@ -121,24 +122,42 @@ fn add(room: *mut PrefixCounters, direction: Direction, sum: tally::Tally) {
     bytes.add(sum.bytes);
 }
 
-/// A packet was left to the kernel.
+/// A packet was not forwarded: the code of its outcome, which is not 0, says why.
 #[inline(always)]
-pub(crate) fn punted(slot: u32, reason: PuntReason, packets: u32) {
+pub(crate) fn refused(slot: u32, code: u8, packets: u32) {
+    if code < DROPS {
+        punted(slot, u32::from(code.wrapping_sub(1)), packets);
+    } else {
+        dropped(slot, u32::from(code.wrapping_sub(DROPS)), packets);
+    }
+}
+
+/// A packet was left to the kernel, for the reason of that index.
+#[inline(always)]
+pub(crate) fn punted(slot: u32, reason: u32, packets: u32) {
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(u64::from(packets));
-        if let Some(counter) = counters.punted.get_mut(reason.index() as usize) {
+        if let Some(counter) = counters.punted.get_mut(reason as usize) {
             *counter = counter.wrapping_add(u64::from(packets));
         }
     });
 }
 
-/// A packet was dropped.
+/// A packet was dropped, for the reason of that index.
 #[inline(always)]
-pub(crate) fn dropped(slot: u32, reason: DropReason, packets: u32) {
+pub(crate) fn dropped(slot: u32, reason: u32, packets: u32) {
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(u64::from(packets));
-        if let Some(counter) = counters.dropped.get_mut(reason.index() as usize) {
+        if let Some(counter) = counters.dropped.get_mut(reason as usize) {
             *counter = counter.wrapping_add(u64::from(packets));
         }
+    });
+}
+
+/// Packets were handed over, and nobody took them.
+#[inline(always)]
+pub(crate) fn lost(slot: u32, packets: u32) {
+    on_port!(slot, |counters| {
+        counters.redirect_failed = counters.redirect_failed.wrapping_add(u64::from(packets));
     });
 }

@@ -9,7 +9,7 @@ use crate::maps;
 
 /// Where the fields of the running kernel's structures are; set by the loader.
 #[unsafe(no_mangle)]
-static NEIGHBOUR_LAYOUT: Global<NeighbourLayout> = Global::new(NeighbourLayout {
+pub(crate) static NEIGHBOUR_LAYOUT: Global<NeighbourLayout> = Global::new(NeighbourLayout {
     netns: 0,
     dev: 0,
     dev_ifindex: 0,
@@ -131,8 +131,9 @@ fn observe(pointer: *const u8, layout: &NeighbourLayout) -> Option<Link> {
     Some(Link::resolved(read(pointer, layout.ha)?))
 }
 
+/// A field of one of the kernel's structures.
 #[inline(always)]
-fn read<T>(base: *const u8, offset: u32) -> Option<T> {
+pub(crate) fn read<T>(base: *const u8, offset: u32) -> Option<T> {
     // SAFETY: the helper checks every access and fails on a bad one.
     unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.ok()
 }

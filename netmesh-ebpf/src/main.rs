@@ -15,8 +15,10 @@
 mod atomic;
 mod count;
 mod follow;
+mod loss;
 mod maps;
 mod tc;
+mod trace;
 mod xdp;
 
 use aya_ebpf::bindings::xdp_action;
@@ -64,6 +66,25 @@ pub fn neigh_timer_handler(context: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "neigh_cleanup_and_release")]
 pub fn neigh_cleanup(context: BtfTracePointContext) -> i32 {
     follow::neighbour(context.arg(0), Event::Gone);
+    0
+}
+
+/// `xdp_devmap_xmit(from, to, sent, drops, err)`: kernel/bpf/devmap.c `bq_xmit_all`, once for up to
+/// 16 frames.
+#[btf_tracepoint(function = "xdp_devmap_xmit")]
+pub fn xdp_sent(context: BtfTracePointContext) -> i32 {
+    let drops: i32 = context.arg(3);
+    if drops > 0 {
+        loss::lost(context.arg(0), drops);
+    }
+    0
+}
+
+/// `xdp_redirect_err(device, program, target, err, …)`: net/core/filter.c `xdp_do_redirect`; the frame
+/// never reached a queue.
+#[btf_tracepoint(function = "xdp_redirect_err")]
+pub fn xdp_refused(context: BtfTracePointContext) -> i32 {
+    loss::lost(context.arg(0), 1);
     0
 }
 

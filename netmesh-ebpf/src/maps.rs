@@ -6,14 +6,17 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
+use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{
     Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
     key_of, tally,
 };
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey,
+    PrefixKey, RibEntry, RibKey, vlan_key,
 };
+use netmesh_common::trace::outcome_code;
+use netmesh_common::verdict::{Forward, Outcome};
 use netmesh_common::view::TableView;
 
 use crate::atomic::Word;
@@ -49,15 +52,23 @@ static CARRIED: HashMap<u64, PrefixCounters> =
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
+static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
+#[map]
 static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
 #[map]
 static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
 #[map]
 static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
+// A device map for its side effect: the kernel removes an entry with its sub-interface.
+#[map]
+static VLANS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 #[map]
 static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
 static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_PORTS, 0);
+// Device and port slot of the tagged frame that this CPU has handed over last.
+#[map]
+static LAST_VLAN: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
 // The next four are user space's own memory; they are made and pinned with the rest.
 #[map]
 static RIB: HashMap<RibKey, RibEntry> =
@@ -71,6 +82,40 @@ static KEPT: HashMap<u64, PrefixCounters> =
     HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 #[map]
 static INSIDE: HashMap<u64, u32> = HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
+
+/// What a program has decided, off its stack: with all it calls it has 512 bytes.
+pub(crate) struct Decision {
+    /// Where the packet goes.
+    pub(crate) forward: Forward,
+    code: u8,
+}
+
+impl Decision {
+    /// The code of the outcome, through memory: what follows is then the same for the verifier
+    /// whatever the outcome was, and it looks at it once instead of once for every reason.
+    #[inline(always)]
+    pub(crate) fn code(&mut self, outcome: Outcome) -> u8 {
+        let place = &raw mut self.code;
+        // SAFETY: the place is the map's own; volatile, or the compiler would leave memory out.
+        unsafe {
+            place.write_volatile(outcome_code(outcome));
+            place.read_volatile()
+        }
+    }
+}
+
+// Not pinned: nobody else looks at it.
+#[map]
+static DECISION: PerCpuArray<Decision> = PerCpuArray::with_max_entries(1, 0);
+
+/// This CPU's. Programs run with bottom halves off, none inside another.
+#[inline(always)]
+pub(crate) fn decision() -> Option<&'static mut Decision> {
+    let pointer = DECISION.get_ptr_mut(0)?;
+    // SAFETY: the map owns the value, which only this CPU uses; its first zeros are values of all
+    // its fields (`Family::V6`, `false`), and only whole ones are written later.
+    Some(unsafe { &mut *pointer })
+}
 
 /// The tables as the decision sees them.
 pub(crate) struct Tables;
@@ -92,18 +137,82 @@ impl TableView for Tables {
     }
 
     #[inline(always)]
+    fn group(&self, index: u32) -> Option<&Group> {
+        GROUPS.get(index)
+    }
+
+    #[inline(always)]
     fn port(&self, ifindex: u32) -> Option<Port> {
         port(ifindex)
+    }
+
+    #[inline(always)]
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
+        VLANS.get_ifindex(vlan_key(device, vid)?)
     }
 }
 
 /// Stage 1, and what it does not answer, the trie.
 #[inline(always)]
 fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
-    if let Some(entry) = first_stage(address, direction) {
-        return Some(entry);
+    let (upper, lower, family) = match address {
+        Address::V6([a, b, c, d, e, f, g, h, rest @ ..]) => (
+            u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+            u64::from_ne_bytes(*rest),
+            6,
+        ),
+        Address::V4(a) => (u64::from(u32::from_ne_bytes(*a)), 0, 4),
+    };
+    let to = u32::from(direction == Direction::To);
+    FibEntry::from_word(entry_of(upper, lower, family | to << TO))
+}
+
+/// Bit of a look-up's kind beside the family: what is asked for is a destination.
+const TO: u32 = 3;
+
+/// The entry of an address as a word; 0 for none.
+///
+/// A global function: the verifier looks through it once, and forgets which way it came back, so
+/// that the ways of two look-ups do not multiply. It returns one word because such a function cannot
+/// return more, and has its own room on the stack.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
+    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+    let (key, family) = if kind & 7 == 6 {
+        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+        let address = Address::V6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+        (key_of(&address), 6)
+    } else {
+        (key_of(&Address::V4([a, b, c, d])), 4)
+    };
+    if let Some(key) = key {
+        let found = first_hit(key, kind >> TO);
+        if let Some(class) = CLASSES
+            .get(found as u32)
+            .copied()
+            .and_then(Class::from_word)
+        {
+            return class.entry(family, (found >> 32) as u32).word();
+        }
     }
-    second_stage(address)
+    trie_hit(upper, lower, kind)
+}
+
+/// What the trie says of an address, as a word; 0 for nothing.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
+    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+    let found = if kind & 7 == 6 {
+        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+        second_stage(&Address::V6([
+            a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p,
+        ]))
+    } else {
+        second_stage(&Address::V4([a, b, c, d]))
+    };
+    found.map_or(0, |entry| entry.word())
 }
 
 /// The trie: complete, and always current.
@@ -115,22 +224,8 @@ pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     }
 }
 
-#[inline(always)]
-fn first_stage(address: &Address, direction: Direction) -> Option<FibEntry> {
-    let found = first_hit(key_of(address)?, u32::from(direction == Direction::To));
-    let class = Class::from_word(*CLASSES.get(found as u32)?)?;
-    let family = match address {
-        Address::V6(_) => 6,
-        Address::V4(_) => 4,
-    };
-    Some(class.entry(family, (found >> 32) as u32))
-}
-
 /// Class and counter of a key, in the lower and the upper half; class 0 where stage 1 does not
-/// answer.
-///
-/// A global function: the verifier looks through it once, and forgets which way it came back, so
-/// that the ways of two look-ups do not multiply.
+/// answer. A global function for the reasons of [`entry_of`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
@@ -238,6 +333,22 @@ pub(crate) fn port(ifindex: u32) -> Option<Port> {
 #[inline(always)]
 pub(crate) fn redirect(ifindex: u32) -> bool {
     TX.redirect(ifindex, 0).is_ok()
+}
+
+/// Notes whose frame the kernel is about to send, for the case that nobody takes it.
+#[inline(always)]
+pub(crate) fn note_vlan(device: u32, slot: u32) {
+    if let Some(pointer) = LAST_VLAN.get_ptr_mut(0) {
+        // SAFETY: the map owns the value and this CPU alone writes it.
+        unsafe { *pointer = [device, slot] };
+    }
+}
+
+/// Slot of the VLAN sub-interface whose frame this device had handed over last on this CPU.
+#[inline(always)]
+pub(crate) fn last_vlan(device: u32) -> Option<u32> {
+    let [of, slot] = LAST_VLAN.get(0).copied()?;
+    (of == device).then_some(slot)
 }
 
 /// This CPU's counters of a prefix.

@@ -1,16 +1,24 @@
 //! TC ingress: packets of Ethernet ports and of devices without a link-layer header.
 
+use core::ffi::c_void;
+
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
-use aya_ebpf::helpers::{bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail};
+use aya_ebpf::helpers::{
+    bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+};
 use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
-use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
+use netmesh_common::table::Port;
+use netmesh_common::trace::DROPS;
+use netmesh_common::verdict::{DropReason, Forward, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
-use crate::{count, maps};
+use crate::trace::Told;
+use crate::{count, maps, trace};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -21,6 +29,9 @@ const NO_TRANSPORT_HEADER: i64 = -22;
 
 /// Bytes the decision may read: Ethernet, IPv6 and TCP headers.
 const HEADERS: u32 = 14 + 40 + 20;
+
+/// Bytes it may read of an ICMP error: up to the ports of the packet it quotes.
+const QUOTE: u32 = 14 + 40 + 8 + 40 + 4;
 
 /// A packet in a socket buffer, whose headers lie in its linear part.
 struct Packet<'a>(&'a TcContext);
@@ -41,10 +52,20 @@ impl PacketView for Packet<'_> {
         self.0.len() as usize
     }
 
+    const TAG_IN_DATA: bool = false;
+
     #[inline(always)]
-    fn has_vlan_tag(&self) -> bool {
+    fn tag_beside(&self) -> Option<(u16, u16)> {
         // SAFETY: the context points at the buffer this program was called with.
-        unsafe { (*self.0.skb.skb).vlan_present != 0 }
+        let (present, protocol, control) = unsafe {
+            let buffer = self.0.skb.skb;
+            (
+                (*buffer).vlan_present,
+                (*buffer).vlan_proto,
+                (*buffer).vlan_tci,
+            )
+        };
+        (present != 0).then_some((u16::from_be(protocol as u16), control as u16))
     }
 
     #[inline(always)]
@@ -80,43 +101,85 @@ impl PacketView for Packet<'_> {
     }
 }
 
+/// With a stack of its own.
+#[inline(never)]
+fn tell(context: *mut c_void, words: (u64, u64)) {
+    trace::tell(words, |to, length| {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { bpf_skb_load_bytes(context.cast_const(), 0, to, length) }
+    });
+}
+
 /// Runs the decision on a packet.
 #[inline(always)]
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
-    let ifindex = unsafe { (*context.skb.skb).ifindex };
-    let Some(port) = maps::port(ifindex) else {
+    let device = unsafe { (*context.skb.skb).ifindex };
+    let Some(decision) = maps::decision() else {
         return TC_ACT_UNSPEC;
     };
-    let ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: false,
-    };
-    let packets = Packet(context).segments().max(1);
-    let wanted = context.len().min(HEADERS);
-    if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
-        count::punted(port.slot, PuntReason::Malformed, packets);
+    let mut ingress = Ingress::new(false);
+    if !vlan::arrive(&Packet(context), device, &maps::Tables, &mut ingress) {
         return TC_ACT_UNSPEC;
     }
-    let mut forward = Forward::EMPTY;
-    match decide_into(&Packet(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
-        Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, packets);
+    // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
+    let mut wanted = context.len().min(QUOTE);
+    if context.data() + wanted as usize > context.data_end() && !may_be_icmp(context, &ingress.port)
+    {
+        wanted = context.len().min(HEADERS);
+    }
+    if context.data() + wanted as usize > context.data_end() && context.pull_data(wanted).is_err() {
+        let packets = Packet(context).segments().max(1);
+        count::punted(ingress.port.slot, PuntReason::Malformed.index(), packets);
+        return TC_ACT_UNSPEC;
+    }
+    let forward = &mut decision.forward;
+    let outcome = decide_into(&Packet(context), &ingress, &maps::Tables, forward);
+    let code = decision.code(outcome);
+    let forward = &decision.forward;
+    if trace::asked().is_some() {
+        let told = Told::new(&ingress, code, forward, Packet(context).length());
+        tell(context.as_ptr(), told.pack());
+    }
+    match code {
+        0 => hand_over(context, ingress.port.slot, forward),
+        1..DROPS => {
+            count::refused(ingress.port.slot, code, Packet(context).segments().max(1));
             TC_ACT_UNSPEC
         }
-        Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, packets);
+        _ => {
+            count::refused(ingress.port.slot, code, Packet(context).segments().max(1));
             TC_ACT_SHOT
         }
     }
 }
 
+/// ICMP, or too little of it in place to tell.
+#[inline(always)]
+fn may_be_icmp(context: &TcContext, port: &Port) -> bool {
+    let offset = if port.flags & Port::LAYER3 == 0 {
+        ETHERNET
+    } else {
+        0
+    };
+    match Packet(context).load::<10>(offset) {
+        Some([version, _, _, _, _, _, next_header, _, _, protocol]) => {
+            (version >> 4 == 6 && next_header == 58) || (version >> 4 == 4 && protocol == 1)
+        }
+        None => true,
+    }
+}
+
 #[inline(always)]
 fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
+    // The buffer's notes of a transport header may lie behind the end of the packet, which then
+    // cannot be cut there (`__bpf_skb_min_len`).
+    if prepare(&mut Packet(context), forward).is_none() {
+        count::punted(slot, PuntReason::Malformed.index(), forward.packets);
+        return TC_ACT_UNSPEC;
+    }
     if rewrite(&mut Packet(context), forward).is_none() {
-        count::dropped(slot, DropReason::RewriteFailed, forward.packets);
+        count::dropped(slot, DropReason::RewriteFailed.index(), forward.packets);
         return TC_ACT_SHOT;
     }
     count::forwarded(slot, forward);
@@ -126,8 +189,10 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
 
 /// Every write goes through a helper: the buffer may be shared or in pieces.
 impl PacketEdit for Packet<'_> {
+    const FRAMES_ONLY: bool = false;
+
     #[inline(always)]
-    fn trim(&mut self, length: usize) -> Option<()> {
+    fn trim(&mut self, length: usize, _least: usize) -> Option<()> {
         let length = length as u32;
         if self.0.len() <= length {
             return Some(());
@@ -136,8 +201,12 @@ impl PacketEdit for Packet<'_> {
         done(unsafe { bpf_skb_change_tail(self.0.as_ptr().cast(), length, 0) })
     }
 
+    /// Only ever from no header to one: a sub-interface puts its tag on by itself.
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
+    fn resize_header(&mut self, from: usize, _to: usize) -> Option<()> {
+        if from != 0 {
+            return Some(());
+        }
         // SAFETY: the context is this program's own.
         done(unsafe { bpf_skb_change_head(self.0.as_ptr().cast(), ETHERNET as u32, 0) })
     }

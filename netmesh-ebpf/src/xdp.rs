@@ -1,17 +1,21 @@
 //! XDP: frames of Ethernet ports.
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::xdp_action;
-use aya_ebpf::helpers::bpf_xdp_get_buff_len;
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::{
+    bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_get_buff_len, bpf_xdp_load_bytes,
+};
 use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
-use netmesh_common::table::Port;
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
+use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::vlan;
 
-use crate::{count, maps};
+use crate::trace::Told;
+use crate::{count, maps, trace};
 
 /// A frame in the driver's buffer.
 struct Frame<'a>(&'a XdpContext);
@@ -32,16 +36,34 @@ impl PacketView for Frame<'_> {
 }
 
 impl PacketEdit for Frame<'_> {
-    /// `ndo_xdp_xmit` sends a frame as it is: without its padding it would be too short.
+    const FRAMES_ONLY: bool = true;
+
+    /// What follows the packet goes, as in `pskb_trim_rcsum` of `ip6_rcv_core`; but
+    /// `ndo_xdp_xmit` sends a frame as it is, so the padding up to Ethernet's least stays.
     #[inline(always)]
-    fn trim(&mut self, _length: usize) -> Option<()> {
-        Some(())
+    fn trim(&mut self, length: usize, least: usize) -> Option<()> {
+        let wanted = length.max(least);
+        let surplus = self.length().saturating_sub(wanted);
+        if surplus == 0 {
+            return Some(());
+        }
+        let delta = (surplus as i32).wrapping_neg();
+        // SAFETY: the context is the one this program was called with; every pointer into the
+        // frame is made anew after this.
+        let result = unsafe { bpf_xdp_adjust_tail(self.0.as_ptr().cast(), delta) };
+        (result == 0).then_some(())
     }
 
-    /// A frame has its header.
+    /// A tag comes or goes. Drivers leave room in front (`XDP_PACKET_HEADROOM`).
     #[inline(always)]
-    fn push_ethernet(&mut self) -> Option<()> {
-        None
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()> {
+        if from == to {
+            return Some(());
+        }
+        let shorter = (from as i32).wrapping_sub(to as i32);
+        // SAFETY: the context is this program's own.
+        let result = unsafe { bpf_xdp_adjust_head(self.0.as_ptr().cast(), shorter) };
+        (result == 0).then_some(())
     }
 
     #[inline(always)]
@@ -63,44 +85,73 @@ impl PacketEdit for Frame<'_> {
 /// Runs the decision on a frame.
 #[inline(always)]
 pub(crate) fn run(context: &XdpContext) -> u32 {
-    let ifindex = context.ingress_ifindex() as u32;
-    let Some(mut port) = maps::port(ifindex) else {
+    let device = context.ingress_ifindex() as u32;
+    let Some(decision) = maps::decision() else {
         return xdp_action::XDP_PASS;
     };
-    // Frames have a link-layer header; without this the verifier must also follow packets that
-    // have none.
-    port.flags &= !Port::LAYER3;
-    let ingress = Ingress {
-        ifindex,
-        port,
-        frames_only: true,
-    };
-    let mut forward = Forward::EMPTY;
-    match decide_into(&Frame(context), &ingress, &maps::Tables, &mut forward) {
-        Outcome::Forward => hand_over(context, port.slot, &forward),
-        Outcome::Punt(reason) => {
-            count::punted(port.slot, reason, 1);
+    let mut ingress = Ingress::new(true);
+    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
+        return xdp_action::XDP_PASS;
+    }
+    // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
+    let forward = &mut decision.forward;
+    let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
+    let outcome = arm(outcome, forward);
+    let code = decision.code(outcome);
+    let forward = &decision.forward;
+    if trace::asked().is_some() {
+        let told = Told::new(&ingress, code, forward, Frame(context).length());
+        tell(context.as_ptr().cast(), told.pack());
+    }
+    match code {
+        0 => hand_over(context, &ingress, forward),
+        1..DROPS => {
+            count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_PASS
         }
-        Outcome::Drop(reason) => {
-            count::dropped(port.slot, reason, 1);
+        _ => {
+            count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_DROP
         }
     }
 }
 
-/// Arms the redirection first: where it is refused the frame is still as it came.
+/// With a stack of its own. `bpf_xdp_load_bytes` may be the only way to bytes in fragments.
+#[inline(never)]
+fn tell(context: *mut xdp_md, words: (u64, u64)) {
+    trace::tell(words, |to, length| {
+        // SAFETY: the verifier checks that `to` has room for `length` bytes.
+        unsafe { bpf_xdp_load_bytes(context, 0, to, length) }
+    });
+}
+
+/// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
+/// frame is still as it came.
 #[inline(always)]
-fn hand_over(context: &XdpContext, slot: u32, forward: &Forward) -> u32 {
-    if !maps::redirect(forward.ifindex) {
-        count::punted(slot, PuntReason::EgressNotAPort, 1);
+fn arm(outcome: Outcome, forward: &Forward) -> Outcome {
+    match outcome {
+        Outcome::Forward if !maps::redirect(forward.ifindex) => {
+            Outcome::Punt(PuntReason::EgressNotAPort)
+        }
+        other => other,
+    }
+}
+
+#[inline(always)]
+fn hand_over(context: &XdpContext, ingress: &Ingress, forward: &Forward) -> u32 {
+    let slot = ingress.port.slot;
+    if prepare(&mut Frame(context), forward).is_none() {
+        count::punted(slot, PuntReason::Malformed.index(), 1);
         return xdp_action::XDP_PASS;
     }
     if rewrite(&mut Frame(context), forward).is_none() {
-        count::dropped(slot, DropReason::RewriteFailed, 1);
+        count::dropped(slot, DropReason::RewriteFailed.index(), 1);
         return xdp_action::XDP_DROP;
     }
     count::forwarded(slot, forward);
+    if ingress.tagged {
+        maps::note_vlan(context.ingress_ifindex() as u32, slot);
+    }
     xdp_action::XDP_REDIRECT
 }
 

@@ -8,6 +8,7 @@ mod counters;
 mod dataplane;
 mod doctor;
 pub mod exit;
+mod explain;
 mod key;
 pub mod output;
 mod route;
@@ -16,6 +17,7 @@ mod route_import;
 mod route_spec;
 mod status;
 mod table;
+mod trace;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -108,6 +110,8 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,
             Some(Command::Route { command }) => route::run(command.as_ref(), out).await,
             Some(Command::Doctor(doctor)) => doctor::run(doctor, out).await,
+            Some(Command::Explain(explain)) => explain::run(explain, out).await,
+            Some(Command::Trace(trace)) => trace::run(trace, out).await,
             Some(Command::Counters(counters)) => counters::run(counters, out).await,
             Some(Command::Status(status)) => status::run(global, status, out).await,
             _ => status::run(global, &arguments::Status::default(), out).await,

@@ -10,7 +10,9 @@ mod connected;
 mod counter_id;
 pub mod counters;
 pub mod error;
+pub mod explain;
 pub mod fib;
+mod group;
 mod grow;
 pub mod instance;
 mod kernel_layout;
@@ -27,7 +29,9 @@ mod stages;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod upgrade;
+mod vlan;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};

@@ -8,7 +8,7 @@ pub mod judge;
 use std::fs;
 
 use crate::dataplane::{View, probe};
-use crate::kernel::{Kernel, probe as links};
+use crate::kernel::{Kernel, netfilter, probe as links};
 use crate::plan::state::Namespace;
 use crate::reconcile::identity;
 use judge::{Machine, Port, Seen};
@@ -20,7 +20,7 @@ pub async fn examine() -> Machine {
     let clsact = match links::apart(probe::clsact) {
         Ok(Ok(())) => Seen::Yes,
         Ok(Err(why)) => Seen::No(why),
-        Err(error) => Seen::Unknown(words(&error)),
+        Err(error) => Seen::Unknown(probe::words(&error)),
     };
     Machine {
         release: line("/proc/sys/kernel/osrelease").unwrap_or_default(),
@@ -37,9 +37,10 @@ pub async fn examine() -> Machine {
             Err(why) => Seen::No(why),
         },
         jit: line("/proc/sys/net/core/bpf_jit_enable"),
-        kinds: links::link_kinds().map_err(|error| words(&error)),
+        kinds: links::link_kinds().map_err(|error| probe::words(&error)),
         forwarding: ["ipv6/conf/all/forwarding", "ipv4/ip_forward"]
             .map(|name| line(&format!("/proc/sys/net/{name}"))),
+        firewall: netfilter::chains().map_err(|error| probe::words(&error)),
         ports: ports().await,
     }
 }
@@ -69,15 +70,4 @@ fn line(path: &str) -> Option<String> {
     fs::read_to_string(path)
         .ok()
         .map(|text| text.trim().to_owned())
-}
-
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }

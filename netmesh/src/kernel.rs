@@ -6,6 +6,7 @@ pub mod apply;
 mod error;
 pub mod ethtool;
 mod link;
+pub mod netfilter;
 mod netlink;
 pub mod netns;
 pub mod observe;

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod check;
 pub mod derive;
+mod exit;
 pub mod fault;
 pub mod name;
 pub mod network;

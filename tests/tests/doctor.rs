@@ -90,3 +90,44 @@ fn doctor_knows_the_faults_of_a_node() {
     assert_eq!(wrong.status.code(), Some(3));
     let _ = lab.netmesh("node", &["dataplane", "detach"]);
 }
+
+/// The fast path passes netfilter by: chains that would have a say are named.
+#[test]
+fn doctor_names_the_chains_that_the_fast_path_passes_by() {
+    let mut lab = Lab::new();
+    lab.machine("node");
+    lab.machine("far");
+    lab.wire(("far", "eth0"), ("node", "port0"));
+    let _ = lab.netmesh("node", &["dataplane", "attach", "--port", "port0"]);
+    let firewall = || {
+        let report = lab.json("node", &["doctor", "--only", "firewall"]);
+        finding(&report, "firewall.forward")
+    };
+    assert_eq!(firewall().0, "ok");
+    // A kernel without nf_tables has no such chains, and nothing to name.
+    let nft = |rules: &str| {
+        Command::new("ip")
+            .args(["netns", "exec", &lab.name("node"), "nft", rules])
+            .output()
+            .expect("ip starts")
+            .status
+            .success()
+    };
+    let idle = "table inet t { chain input { type filter hook input priority 0; policy drop; }
+                               chain idle { type filter hook forward priority 0; } }";
+    let made = nft(idle);
+    assert_eq!(
+        firewall().0,
+        "ok",
+        "neither chain has a say in what is forwarded"
+    );
+    nft("table inet t { chain drops { type filter hook forward priority 1; policy drop; } }");
+    nft("table ip n { chain out { type nat hook postrouting priority 100; masquerade; } }");
+    let (severity, found) = firewall();
+    if made {
+        assert_eq!(severity, "warning");
+        assert_eq!(found, "inet t drops, ip n out");
+    } else {
+        assert_eq!(severity, "ok", "{found}");
+    }
+}

@@ -42,19 +42,27 @@ fn lab(shape: impl Fn(&Lab) -> (&'static str, &'static str)) -> (Lab, &'static s
     (lab, port)
 }
 
-/// Attaches both ports by TC and routes both hosts; nothing of the stream is the kernel's.
+/// Attaches both ports and routes both hosts; nothing of the stream is the kernel's.
 fn accelerates(lab: &Lab, port: &str) {
+    accelerates_by(lab, port, "tc");
+}
+
+fn attach(lab: &Lab, port: &str, hook: &str) {
     let ports = [
         "dataplane",
         "attach",
         "--hook",
-        "tc",
+        hook,
         "--port",
         port,
         "--port",
         "port1",
     ];
     let _ = lab.netmesh("router", &ports);
+}
+
+fn accelerates_by(lab: &Lab, port: &str, hook: &str) {
+    attach(lab, port, hook);
     for (host, port) in [(LEFT, port), (RIGHT, "port1")] {
         let _ = lab.netmesh("router", &["route", "add", host, "via", host, "dev", port]);
     }
@@ -105,15 +113,59 @@ fn a_vlan_port_is_accelerated() {
     accelerates(&lab, port);
 }
 
-/// XDP on the trunk sees tagged frames: they are the kernel's, and reach the sub-interface.
+/// XDP sits on the device below, sees the tag in the frame and puts it there.
+#[test]
+#[ignore = "needs 8021q: cargo xtask vm"]
+fn a_vlan_port_is_accelerated_by_native_xdp() {
+    let (lab, port) = lab(vlan);
+    ethtool::set_vlan(&lab.at("left"), "eth0", false).expect("tags in the frame");
+    ethtool::set_gro(&lab.at("left"), "eth0", true).expect("GRO on");
+    accelerates_by(&lab, port, "xdp");
+}
+
+#[test]
+#[ignore = "needs 8021q: cargo xtask vm"]
+fn a_vlan_port_is_accelerated_by_generic_xdp() {
+    let (lab, port) = lab(vlan);
+    accelerates_by(&lab, port, "xdp-generic");
+}
+
+/// A tag beside the frame is none to XDP: the frame is the kernel's, not the trunk's.
+#[test]
+#[ignore = "needs 8021q: cargo xtask vm"]
+fn hidden_tags_are_the_kernels() {
+    let (lab, port) = lab(vlan);
+    ethtool::set_gro(&lab.at("left"), "eth0", true).expect("GRO on");
+    attach(&lab, port, "xdp");
+    for (host, port) in [(LEFT, port), (RIGHT, "port1")] {
+        let _ = lab.netmesh("router", &["route", "add", host, "via", host, "dev", port]);
+    }
+    let before = snmp::forwarded(&lab.at("router")).expect("the router");
+    meets(&lab);
+    let after = snmp::forwarded(&lab.at("router")).expect("the router");
+    assert!(after.ipv6 > before.ipv6, "the way in is the kernel's");
+    let status = lab.json("router", &["dataplane", "status"]);
+    let row = |name: &str| {
+        let rows = status["instance"]["counters"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["port"] == name);
+        row.expect("a port")["forwarded"]["packets"].clone()
+    };
+    assert_eq!(row(port), 0, "{status}");
+    assert_ne!(row("port1"), 0, "the way out is ours: {status}");
+    let ports = status["instance"]["ports"].as_array().expect("ports");
+    let noted = ports.iter().any(|row| {
+        let warning = row["warning"].as_str();
+        row["name"] == port && warning.is_some_and(|words| words.contains("txvlan"))
+    });
+    assert!(noted, "{status}");
+}
+
+/// TC on the trunk sees tags beside the frames of a sub-interface that is no port: the kernel's.
 #[test]
 #[ignore = "needs 8021q: cargo xtask vm"]
 fn tagged_frames_pass_a_trunk_port_by() {
     let (lab, _) = lab(vlan);
-    let _ = lab.netmesh(
-        "router",
-        &["dataplane", "attach", "--port", "port0", "--port", "port1"],
-    );
+    attach(&lab, "port0", "tc");
     let _ = lab.netmesh(
         "router",
         &["route", "add", RIGHT, "via", RIGHT, "dev", "port1"],

@@ -326,6 +326,25 @@ fn a_neighbour_that_changes_its_address_is_followed() {
     assert_eq!(snmp::forwarded(&lab.at("router")).unwrap(), before);
 }
 
+/// What an operator entered for good is relied on, and not turned into one that is asked for.
+#[test]
+fn a_permanent_neighbour_stays_as_it_was() {
+    let lab = lab(None);
+    let neighbour = "2a02:1810:2::7 lladdr 02:00:00:00:00:07 dev port1";
+    lab.ip("router", &format!("neigh add {neighbour}"));
+    let route = ["route", "add", "2a02:1810:7::/64", "via", "2a02:1810:2::7"];
+    let _ = lab.netmesh("router", &[&route[..], &["dev", "port1"]].concat());
+    let shown = std::process::Command::new("ip")
+        .args(["-n", &lab.name("router"), "neigh", "show", "2a02:1810:2::7"])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("02:00:00:00:00:07 PERMANENT"), "{shown}");
+    assert!(!shown.contains("managed"), "{shown}");
+    let status = lab.json("router", &["dataplane", "status"]);
+    assert_eq!(status["instance"]["unresolved"], 0);
+}
+
 #[test]
 fn detached_the_kernel_forwards_alone() {
     let lab = lab(None);

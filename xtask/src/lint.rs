@@ -1,10 +1,11 @@
 //! `cargo xtask lint`: what no compiler checks. Who imports whom, how long files are, what is
-//! said about `unsafe`, and that nothing was left for later.
+//! said about `unsafe`, that nothing was left for later, and that every trap has its test.
 
 mod path;
 mod rooms;
 mod stats;
 mod token;
+mod traps;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +50,7 @@ pub(crate) fn run(with_stats: bool) -> anyhow::Result<()> {
     }
     let mut faults = Vec::new();
     let mut table: BTreeMap<String, Stats> = BTreeMap::new();
+    let mut texts = BTreeMap::new();
     for file in &files {
         let text =
             fs::read_to_string(file).with_context(|| format!("{} is no text", file.display()))?;
@@ -60,7 +62,11 @@ pub(crate) fn run(with_stats: bool) -> anyhow::Result<()> {
             .entry(part(&name))
             .or_default()
             .add(&text, &tokens, is_test(&name));
+        texts.insert(name, text);
     }
+    let document = fs::read_to_string(root.join(traps::DOCUMENT))
+        .with_context(|| format!("{} cannot be read", traps::DOCUMENT))?;
+    faults.extend(traps::faults(&document, &texts));
     if with_stats {
         println!("{}", Stats::head());
         for (name, stats) in &table {

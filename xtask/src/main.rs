@@ -4,8 +4,11 @@
 
 mod bench;
 mod build;
+mod conformance;
 mod demo;
+mod fuzz;
 mod lint;
+mod mutants;
 mod progress;
 mod run;
 mod setup;
@@ -71,6 +74,38 @@ enum Command {
         #[arg(default_values_t = [1, 1_000, 65_536, 1_000_000])]
         sizes: Vec<u32>,
     },
+    /// Send random packets through the kernel's router and ours and compare what comes out.
+    Conformance {
+        /// Packets, over all ways to attach.
+        #[arg(long)]
+        cases: Option<u64>,
+        /// Another seed, other packets.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How our router is attached: xdp, xdp-generic, tc; all of them when none is named.
+        #[arg(long, value_delimiter = ',')]
+        modes: Vec<String>,
+    },
+    /// Break the router on purpose, in a copy, and show that the tests see it.
+    Mutants,
+    /// Fuzz the forwarding decision and the object files, guided by coverage.
+    Fuzz {
+        /// Minutes for each target.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Only this target; all of them when none is named.
+        #[arg(value_parser = fuzz::TARGETS.map(|(name, ..)| name))]
+        target: Option<String>,
+    },
+    /// Run random frames through the loaded programs and the library, and compare.
+    Frames {
+        /// How many.
+        #[arg(long, default_value_t = 10_000_000)]
+        frames: u64,
+        /// The first router's seed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -95,6 +130,12 @@ fn main() -> ExitCode {
             limit: Duration::from_secs(minutes * 60),
         }),
         Command::Bench { sizes } => bench::run(&sizes),
+        Command::Conformance { cases, seed, modes } => {
+            conformance::run(&conformance::Options { cases, seed, modes })
+        }
+        Command::Mutants => mutants::run(),
+        Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
+        Command::Frames { frames, seed } => fuzz::frames(frames, seed),
         Command::Sweep => {
             sweep::run();
             Ok(())

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 
-use crate::run::{can_sudo, cargo, is_root, output, step};
+use crate::run::{can_sudo, cargo, host, is_root, step};
 use crate::{build, lint, setup, sweep};
 
 /// Labs at a time: each is a handful of namespaces, and waits more than it computes.
@@ -161,15 +161,11 @@ fn tests(
 }
 
 /// Has cargo run the test binaries by sudo; what it builds stays the user's.
-fn as_root(command: &mut Command) -> anyhow::Result<()> {
+pub(crate) fn as_root(command: &mut Command) -> anyhow::Result<()> {
     if is_root() {
         return Ok(());
     }
-    let version = output("rustc", &["-vV"]).context("rustc is not there")?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc names no host")?;
+    let host = host()?;
     let host = host.to_uppercase().replace('-', "_");
     command.env(format!("CARGO_TARGET_{host}_RUNNER"), "sudo -n -E");
     Ok(())

@@ -1,8 +1,10 @@
 //! The cases.
 
 mod forward;
+mod group;
 mod header;
 mod policy;
+mod vlan;
 
 use netmesh_common::table::{FibEntry, Port};
 use netmesh_common::verdict::DropReason as D;
@@ -26,11 +28,21 @@ pub(super) const EXTERNAL: u32 = Port::EXTERNAL;
 
 /// Every case.
 pub(crate) fn all() -> Vec<Case> {
+    let mut cases = untagged();
+    cases.extend(group::groups());
+    cases.extend(vlan::tagged_frames());
+    cases.extend(vlan::tags_beside());
+    cases
+}
+
+/// Those without groups of next hops and without VLAN ports.
+pub(crate) fn untagged() -> Vec<Case> {
     let mut cases = forward::forwarded();
     cases.extend(forward::tunnels());
     cases.extend(forward::segmented());
     cases.extend(header::headers());
     cases.extend(header::scopes());
+    cases.extend(header::nowhere());
     cases.extend(policy::actions());
     cases.extend(policy::sources());
     cases.extend(policy::edges());

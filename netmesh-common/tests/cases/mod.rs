@@ -13,7 +13,8 @@ pub(crate) mod reference;
 
 use netmesh_common::verdict::{DropReason, PuntReason};
 
-pub(crate) use list::all;
+#[allow(unused_imports, reason = "each host uses its own")]
+pub(crate) use list::{all, untagged};
 
 /// A packet, the port it comes in through, and what becomes of it.
 pub(crate) struct Case {
@@ -38,6 +39,9 @@ pub(crate) struct Input {
     pub(crate) segment_size: u32,
     /// GSO segments, 0 for not counted.
     pub(crate) segments: u32,
+    /// A tag that was taken off the frame and is kept beside it (TC): EtherType, control
+    /// information.
+    pub(crate) tag: Option<(u16, u16)>,
 }
 
 /// What became of a packet.
@@ -59,6 +63,8 @@ pub(crate) enum Outcome {
     Punt(PuntReason),
     /// It was dropped.
     Drop(DropReason),
+    /// It was left alone and not counted: another program's, or nobody's.
+    NotOurs,
 }
 
 /// How a prefix counter moved.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::Input;
-use super::lab::INGRESS_MAC;
+use super::lab::{INGRESS_MAC, TAGGED, macs};
 
 /// `NUL`-filled payload behind UDP.
 pub(crate) const UDP: u8 = 17;
@@ -63,6 +63,28 @@ pub(crate) fn frame(destination: [u8; 6], ethertype: u16, packet: Vec<u8>) -> Ve
     frame.extend(ethertype.to_be_bytes());
     frame.extend(packet);
     frame
+}
+
+/// Behind an Ethernet header with a tag, to the VLAN sub-interface of the ingress.
+pub(crate) fn tagged(control: u16, packet: Vec<u8>) -> Vec<u8> {
+    let mut frame = ethernet(packet);
+    frame[..6].copy_from_slice(&macs(TAGGED).1);
+    frame.splice(12..12, tag(control));
+    frame
+}
+
+/// An 802.1Q tag as it stands in a frame.
+pub(crate) fn tag(control: u16) -> [u8; 4] {
+    let [c0, c1] = control.to_be_bytes();
+    [0x81, 0, c0, c1]
+}
+
+/// The IP packet in a frame, behind its tag if it has one.
+pub(crate) fn inside(frame: &[u8]) -> &[u8] {
+    let tagged = frame.get(12..14) == Some(&[0x81, 0]);
+    frame
+        .get(if tagged { 18 } else { 14 }..)
+        .unwrap_or_default()
 }
 
 /// As one packet on the wire.

@@ -2,11 +2,13 @@
 
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide;
+use netmesh_common::group::Group;
 use netmesh_common::header::ETHERNET;
-use netmesh_common::rewrite::{PacketEdit, rewrite};
+use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::{FibEntry, NextHop, Port};
 use netmesh_common::verdict::{DropReason, PuntReason, Verdict};
 use netmesh_common::view::{Ingress, PacketView, TableView};
+use netmesh_common::vlan;
 
 use super::{Count, Input, Outcome, lab};
 
@@ -20,8 +22,12 @@ pub(crate) struct Router {
     pub(crate) fib: Vec<(Prefix, FibEntry)>,
     /// By index.
     pub(crate) next_hops: Vec<(u32, NextHop)>,
+    /// By index.
+    pub(crate) groups: Vec<(u32, Group)>,
     /// By interface index.
     pub(crate) ports: Vec<(u32, Port)>,
+    /// VLAN sub-interfaces by device and VID.
+    pub(crate) vlans: Vec<((u32, u16), u32)>,
 }
 
 impl TableView for Router {
@@ -46,9 +52,19 @@ impl TableView for Router {
         Some(found.map_or_else(NextHop::default, |(_, hop)| *hop))
     }
 
+    fn group(&self, index: u32) -> Option<&Group> {
+        let found = self.groups.iter().find(|(id, _)| *id == index);
+        found.map(|(_, group)| group)
+    }
+
     fn port(&self, ifindex: u32) -> Option<Port> {
         let found = self.ports.iter().find(|(id, _)| *id == ifindex);
         found.map(|(_, port)| *port)
+    }
+
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
+        let found = self.vlans.iter().find(|(key, _)| *key == (device, vid));
+        found.map(|(_, ifindex)| *ifindex)
     }
 }
 
@@ -59,46 +75,54 @@ fn bit(bytes: &[u8], n: usize) -> bool {
 /// Which hook a host stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Hook {
-    /// Frames only, to ports only, never trimmed.
+    /// Frames only, to ports only, never shorter than Ethernet's least.
     Xdp,
     /// Any packet to any device.
     Tc,
 }
 
-struct Packet {
-    input: Input,
-    hook: Hook,
-}
+/// The packet of either hook: where a tag is found is known when the host is compiled.
+struct Packet<const XDP: bool>(Input);
 
-impl PacketView for Packet {
+impl<const XDP: bool> PacketView for Packet<XDP> {
+    const TAG_IN_DATA: bool = XDP;
+
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let bytes = self.input.bytes.get(offset..offset + N)?;
+        let bytes = self.0.bytes.get(offset..offset + N)?;
         Some(bytes.try_into().unwrap())
     }
 
     fn length(&self) -> usize {
-        self.input.bytes.len()
+        self.0.bytes.len()
+    }
+
+    fn tag_beside(&self) -> Option<(u16, u16)> {
+        self.0.tag.filter(|_| !XDP)
     }
 
     fn segment_size(&self) -> u32 {
-        self.input.segment_size
+        self.0.segment_size
     }
 
     fn segments(&self) -> u32 {
-        self.input.segments
+        self.0.segments
     }
 }
 
-impl PacketEdit for Packet {
-    fn trim(&mut self, length: usize) -> Option<()> {
-        if self.hook == Hook::Tc {
-            self.input.bytes.truncate(length);
-        }
+impl<const XDP: bool> PacketEdit for Packet<XDP> {
+    const FRAMES_ONLY: bool = XDP;
+
+    fn trim(&mut self, length: usize, least: usize) -> Option<()> {
+        self.0
+            .bytes
+            .truncate(if XDP { length.max(least) } else { length });
         Some(())
     }
 
-    fn push_ethernet(&mut self) -> Option<()> {
-        self.input.bytes.splice(0..0, [0; ETHERNET]);
+    fn resize_header(&mut self, from: usize, to: usize) -> Option<()> {
+        // In TC a header is made where there is none, and no tag is ever in the data.
+        assert!(XDP || from == to || (from, to) == (0, ETHERNET));
+        self.0.bytes.splice(0..from, vec![0; to]);
         Some(())
     }
 
@@ -107,7 +131,7 @@ impl PacketEdit for Packet {
     }
 
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        let place = self.input.bytes.get_mut(offset..offset + N)?;
+        let place = self.0.bytes.get_mut(offset..offset + N)?;
         place.copy_from_slice(&bytes);
         Some(())
     }
@@ -115,24 +139,42 @@ impl PacketEdit for Packet {
 
 /// What the library makes of a packet that comes in at the lab's ingress.
 pub(crate) fn run(router: &Router, flags: u32, input: &Input, hook: Hook) -> Outcome {
-    let mut packet = Packet {
-        input: input.clone(),
-        hook,
+    match hook {
+        Hook::Xdp => run_as::<true>(router, flags, input),
+        Hook::Tc => run_as::<false>(router, flags, input),
+    }
+}
+
+/// Slot of the port that such a packet is counted on.
+pub(crate) fn slot(router: &Router, input: &Input, hook: Hook) -> Option<u32> {
+    let mut ingress = Ingress::new(hook == Hook::Xdp);
+    let input = input.clone();
+    let ours = match hook {
+        Hook::Xdp => vlan::arrive(&Packet::<true>(input), lab::INGRESS, router, &mut ingress),
+        Hook::Tc => vlan::arrive(&Packet::<false>(input), lab::INGRESS, router, &mut ingress),
     };
-    let ingress = Ingress {
-        ifindex: lab::INGRESS,
-        port: lab::ingress(flags),
-        frames_only: hook == Hook::Xdp,
-    };
+    ours.then_some(ingress.port.slot)
+}
+
+fn run_as<const XDP: bool>(router: &Router, flags: u32, input: &Input) -> Outcome {
+    let mut packet = Packet::<XDP>(input.clone());
+    let mut ingress = Ingress::new(XDP);
+    if !vlan::arrive(&packet, lab::INGRESS, router, &mut ingress) {
+        return Outcome::NotOurs;
+    }
+    assert!(ingress.tagged || ingress.port == lab::ingress(flags));
     let before = input.bytes.clone();
     let verdict = decide(&packet, &ingress, router);
-    assert_eq!(packet.input.bytes, before, "the decision reads only");
+    assert_eq!(packet.0.bytes, before, "the decision reads only");
     match verdict {
         Verdict::Punt(reason) => Outcome::Punt(reason),
         Verdict::Drop(reason) => Outcome::Drop(reason),
         Verdict::Forward(forward) => {
-            if hook == Hook::Xdp && !lab::TX.contains(&forward.ifindex) {
+            if XDP && !lab::TX.iter().any(|(port, _)| *port == forward.ifindex) {
                 return Outcome::Punt(PuntReason::EgressNotAPort);
+            }
+            if prepare(&mut packet, &forward).is_none() {
+                return Outcome::Punt(PuntReason::Malformed);
             }
             if rewrite(&mut packet, &forward).is_none() {
                 return Outcome::Drop(DropReason::RewriteFailed);
@@ -145,7 +187,7 @@ pub(crate) fn run(router: &Router, flags: u32, input: &Input, hook: Hook) -> Out
             let counted = forward.from_counter != FibEntry::UNCOUNTED;
             Outcome::Forward {
                 ifindex: Some(forward.ifindex),
-                bytes: packet.input.bytes,
+                bytes: packet.0.bytes,
                 to: count(forward.to_counter),
                 from: counted.then(|| count(forward.from_counter)),
             }

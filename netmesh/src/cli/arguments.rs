@@ -126,6 +126,16 @@ pub enum Command {
         after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops"
     )]
     Counters(Counters),
+    /// Say what the data plane would do with a packet, and why: the loaded program decides it.
+    #[command(
+        after_help = "Nothing is sent and no counter moves.\n\nExamples:\n  netmesh explain 2a02:1802:5e:1::7 2606:4700::1111\n  netmesh explain 10.1.10.254 1.1.1.1 --in seg0 --proto tcp --size 1500\n  netmesh explain 2a02:1802:5e:1::7 2606:4700::1111 --hop-limit 1"
+    )]
+    Explain(Explain),
+    /// Watch decisions as they are made, packet by packet; costs nothing while nobody watches.
+    #[command(
+        after_help = "Examples:\n  netmesh trace --reason drop\n  netmesh trace --prefix 2a02:1802:5e:1::/64 --port seg0 --count 20\n  netmesh --json trace --reason too_big,hop_limit --rate 1000"
+    )]
+    Trace(Trace),
     /// Look for what on this machine is wrong or slow for netmesh, each with its remedy.
     #[command(
         after_help = "Exit code 4 when something does not work; warnings and notes leave it 0.\n\nExamples:\n  netmesh doctor\n  netmesh doctor --only kernel,tc,bpf\n  netmesh --json doctor | jq '.findings[] | select(.severity != \"ok\")'"
@@ -360,10 +370,11 @@ pub enum Route {
     },
 }
 
-/// A route in `ip route`'s words: `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`.
+/// A route in `ip route`'s words: `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`,
+/// or `PREFIX nexthop [via ADDRESS] dev DEV [weight N] nexthop …`.
 #[derive(Clone, Debug, Args)]
 pub struct RouteSpec {
-    /// [unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]
+    /// [unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV], or PREFIX nexthop [via ADDRESS] dev DEV [weight N] nexthop …
     #[arg(required = true, num_args = 1.., value_name = "ROUTE")]
     pub words: Vec<String>,
     /// Show what would be done and touch nothing.
@@ -386,6 +397,88 @@ pub struct Counters {
     /// Per port: why packets were dropped or left to the kernel.
     #[arg(long)]
     pub drops: bool,
+}
+
+/// `netmesh explain`.
+#[derive(Clone, Debug, Args)]
+pub struct Explain {
+    /// Source address.
+    pub source: IpAddr,
+    /// Destination address.
+    pub destination: IpAddr,
+    /// The port it comes in through; the one behind which the source lives when left out.
+    #[arg(long = "in", value_name = "DEV")]
+    pub ingress: Option<String>,
+    /// What is in it.
+    #[arg(long, value_enum, default_value_t)]
+    pub proto: ProtocolArgument,
+    /// Length of the IP packet in bytes.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(28..))]
+    pub size: Option<u16>,
+    /// Hop limit or TTL.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub hop_limit: u8,
+    /// Source port.
+    #[arg(long, value_name = "PORT", default_value_t = 40_000)]
+    pub sport: u16,
+    /// Destination port.
+    #[arg(long, value_name = "PORT", default_value_t = 443)]
+    pub dport: u16,
+}
+
+/// A prefix, or an address as the prefix that holds nothing else.
+fn prefix_or_address(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse()
+        .or_else(|_| address())
+        .map_err(|_| "neither a prefix nor an address".to_owned())
+}
+
+/// What is in a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ProtocolArgument {
+    /// A datagram.
+    #[default]
+    Udp,
+    /// A segment.
+    Tcp,
+    /// An echo request, of either ICMP.
+    Icmp,
+}
+
+impl ProtocolArgument {
+    /// Its word.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+/// `netmesh trace`.
+#[derive(Clone, Debug, Args)]
+pub struct Trace {
+    /// Only packets from or to this prefix or address.
+    #[arg(long, value_name = "PREFIX", value_parser = prefix_or_address)]
+    pub prefix: Option<IpNet>,
+    /// Only packets that come in through this port.
+    #[arg(long, value_name = "DEV")]
+    pub port: Option<String>,
+    /// Only these: forward, punt, drop, or reasons as `netmesh counters --drops` names them.
+    #[arg(long = "reason", value_name = "REASON", value_delimiter = ',')]
+    pub reasons: Vec<String>,
+    /// At most so many a second; what is beyond is counted.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    pub rate: u64,
+    /// Stop after so many.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Stop after so many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
 }
 
 /// `netmesh doctor`.

@@ -64,6 +64,8 @@ struct ResourceReport {
     node: String,
     prefix: String,
     exit: bool,
+    /// The exit it uses.
+    uses: Option<String>,
     derived: Derived,
 }
 
@@ -83,6 +85,7 @@ impl Report {
                         node: resource.node.to_string(),
                         prefix: resource.prefix.to_string(),
                         exit: resource.exit.is_some(),
+                        uses: network.exit_for(resource).map(|exit| exit.name.to_string()),
                         derived: network.derive(resource),
                     })
                     .collect(),
@@ -122,6 +125,9 @@ impl NetworkReport {
                 "    wireguard   {} {} {}",
                 derived.wireguard, derived.wireguard_v6, derived.wireguard_v4
             );
+            if let Some(exit) = &resource.uses {
+                let _ = writeln!(text, "    internet    by exit {exit}");
+            }
             if resource.exit {
                 let _ = writeln!(
                     text,

@@ -1,5 +1,7 @@
 //! `netmesh route`: the data plane's table.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
 
@@ -11,6 +13,7 @@ use super::table::table;
 use super::{route_import, route_spec};
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
+use crate::plan::state::FibRoute;
 
 /// Runs the command.
 pub(super) async fn run(command: Option<&Route>, out: &mut Output) -> Result<Exit, Failure> {
@@ -35,7 +38,7 @@ async fn list(within: Option<IpNet>, out: &mut Output) -> Result<Exit, Failure> 
     show(&rows, out)
 }
 
-async fn get(address: std::net::IpAddr, out: &mut Output) -> Result<Exit, Failure> {
+async fn get(address: IpAddr, out: &mut Output) -> Result<Exit, Failure> {
     let (view, facts) = look().await?;
     let best = view.get(address, &facts)?.map(|found| found.row);
     let Some(best) = best else {
@@ -57,6 +60,11 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
     let present = instance.route(prefix, Origin::Static, &facts)?;
     if let Some(present) = present {
         if present == route {
+            if !spec.dry_run {
+                // Its link may have been down, which makes the kernel forget its neighbours.
+                keep_resolved(&route).await?;
+                settle(&mut instance, &facts)?;
+            }
             return say(out, &format!("{prefix} {route}: unchanged"));
         }
         if !replace {
@@ -99,37 +107,51 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
     say(out, &format!("{prefix}: removed"))
 }
 
-/// Asks the kernel to resolve the next hop and to keep it so.
-pub(super) async fn keep_resolved(route: &crate::plan::state::FibRoute) -> Result<(), Failure> {
+/// Asks the kernel to resolve the next hops and to keep them so.
+pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
-    use crate::plan::state::{FibRoute, Namespace, Neighbour};
+    use crate::plan::state::{Namespace, Neighbour};
     use crate::plan::step::Step;
 
-    let FibRoute::Via {
-        gateway: Some(address),
-        link,
-    } = route
-    else {
-        return Ok(());
+    let mut neighbours = Vec::new();
+    let mut add = |gateway: Option<IpAddr>, link: &String| {
+        neighbours.extend(gateway.map(|address| Neighbour {
+            link: link.clone(),
+            address,
+        }));
     };
-    let mut kernel = Kernel::default();
-    let facts = kernel.facts(&Namespace::Node).await?;
-    if facts
-        .devices
-        .get(link)
-        .is_none_or(|device| device.mac.is_none())
-    {
+    match route {
+        FibRoute::Via { gateway, link } => add(*gateway, link),
+        FibRoute::Paths(paths) => paths.iter().for_each(|path| add(path.gateway, &path.link)),
+        FibRoute::Connected { .. }
+        | FibRoute::Local
+        | FibRoute::Unreachable
+        | FibRoute::Prohibit
+        | FibRoute::Blackhole
+        | FibRoute::Punt => {}
+    }
+    if neighbours.is_empty() {
         return Ok(());
     }
-    let neighbour = Neighbour {
-        link: link.clone(),
-        address: *address,
-    };
-    let step = Step::AddNeighbour {
-        namespace: Namespace::Node,
-        neighbour,
-    };
-    Ok(kernel.execute(&step, "").await?)
+    let mut kernel = Kernel::default();
+    let facts = kernel.facts(&Namespace::Node).await?;
+    for neighbour in neighbours {
+        // A device without link-layer addresses has none to resolve, and one that somebody entered
+        // for good is his.
+        let asks = facts.devices.get(&neighbour.link).is_some_and(|device| {
+            let key = (device.ifindex, neighbour.address);
+            device.mac.is_some() && !facts.permanent.contains(&key)
+        });
+        if !asks {
+            continue;
+        }
+        let step = Step::AddNeighbour {
+            namespace: Namespace::Node,
+            neighbour,
+        };
+        kernel.execute(&step, "").await?;
+    }
+    Ok(())
 }
 
 pub(super) fn settle(
@@ -149,6 +171,9 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
         .map(|row| {
             let note = match (row.active, row.resolved) {
                 (false, _) => "not preferred",
+                (true, Some(false)) if matches!(row.route, FibRoute::Paths(_)) => {
+                    "a next hop unresolved: its flows go by the others"
+                }
                 (true, Some(false)) => "next hop unresolved: left to the kernel",
                 (true, _) => "",
             };

@@ -48,12 +48,45 @@ pub(super) struct Item {
     via: Option<Via>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     dev: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    nexthops: Vec<NextHop>,
 }
 
 /// A next hop of another family.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct Via {
     host: String,
+}
+
+/// One of several next hops.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct NextHop {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gateway: Option<String>,
+    #[serde(default, skip_serializing)]
+    via: Option<Via>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dev: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u16>,
+}
+
+impl NextHop {
+    fn words(self) -> impl Iterator<Item = String> {
+        let gateway = self.gateway.or(self.via.map(|via| via.host));
+        let named = [
+            ("via", gateway),
+            ("dev", self.dev),
+            ("weight", self.weight.map(|weight| weight.to_string())),
+        ];
+        let named = named.into_iter();
+        named.flat_map(|(name, value)| {
+            value
+                .map(|value| [name.to_owned(), value])
+                .into_iter()
+                .flatten()
+        })
+    }
 }
 
 /// What `export --json` prints, which is an object.
@@ -103,12 +136,17 @@ fn items(items: Vec<Item>) -> Result<RouteFile, RouteFileError> {
         }
         let stops = !words.is_empty();
         words.push(item.dst.clone());
-        if let Some(gateway) = item.gateway.or(item.via.map(|via| via.host)) {
-            words.extend(["via".to_owned(), gateway]);
-        }
-        // The kernel puts such routes of IPv6 on `lo`.
-        if let Some(dev) = item.dev.filter(|_| !stops) {
-            words.extend(["dev".to_owned(), dev]);
+        let only = NextHop {
+            gateway: item.gateway,
+            via: item.via,
+            // The kernel puts such routes of IPv6 on `lo`.
+            dev: item.dev.filter(|_| !stops),
+            weight: None,
+        };
+        words.extend(only.words());
+        for hop in item.nexthops {
+            words.push("nexthop".to_owned());
+            words.extend(hop.words());
         }
         let route = route_spec::parse(&words).map_err(|source| RouteFileError::Item {
             number: number + 1,
@@ -122,8 +160,18 @@ fn items(items: Vec<Item>) -> Result<RouteFile, RouteFileError> {
 
 /// A route as an item; `None` for one that nobody can add.
 pub(super) fn item(prefix: IpNet, route: &FibRoute) -> Option<Item> {
+    let mut nexthops = Vec::new();
     let (kind, gateway, dev) = match route {
         FibRoute::Via { gateway, link } => (None, *gateway, Some(link.clone())),
+        FibRoute::Paths(paths) => {
+            nexthops.extend(paths.iter().map(|path| NextHop {
+                gateway: path.gateway.map(|gateway| gateway.to_string()),
+                via: None,
+                dev: Some(path.link.clone()),
+                weight: Some(path.weight),
+            }));
+            (None, None, None)
+        }
         FibRoute::Unreachable => (Some("unreachable"), None, None),
         FibRoute::Prohibit => (Some("prohibit"), None, None),
         FibRoute::Blackhole => (Some("blackhole"), None, None),
@@ -136,19 +184,23 @@ pub(super) fn item(prefix: IpNet, route: &FibRoute) -> Option<Item> {
         gateway: gateway.map(|gateway| gateway.to_string()),
         via: None,
         dev,
+        nexthops,
     })
 }
 
 /// An item as a line.
 pub(super) fn line(item: &Item) -> String {
-    let mut words: Vec<&str> = Vec::new();
-    words.extend(item.kind.as_deref());
-    words.push(&item.dst);
-    if let Some(gateway) = &item.gateway {
-        words.extend(["via", gateway]);
-    }
-    if let Some(dev) = &item.dev {
-        words.extend(["dev", dev]);
+    let mut words: Vec<String> = item.kind.iter().cloned().collect();
+    words.push(item.dst.clone());
+    let only = NextHop {
+        gateway: item.gateway.clone(),
+        dev: item.dev.clone(),
+        ..NextHop::default()
+    };
+    words.extend(only.words());
+    for hop in &item.nexthops {
+        words.push("nexthop".to_owned());
+        words.extend(hop.clone().words());
     }
     words.join(" ")
 }
@@ -158,15 +210,18 @@ mod tests {
     use super::*;
 
     const LINES: &str = "# the mesh\n2a02:1802:5e:1::/64 via fe80::1 dev seg0\n\n\
-         unreachable 2a02:1802:5e::/48 # the rest\n10.1.0.0/24 dev wg0\n";
+         unreachable 2a02:1802:5e::/48 # the rest\n10.1.0.0/24 dev wg0\n\
+         10.2.0.0/24 nexthop via 10.0.0.1 dev seg0 weight 2 nexthop dev wg0\n";
 
     #[test]
     fn lines_and_lists_are_one() {
         let from_lines = parse(LINES).unwrap();
-        assert_eq!(from_lines.routes.len(), 3);
+        assert_eq!(from_lines.routes.len(), 4);
         let list = r#" [{"dst":"2a02:1802:5e:1::/64","gateway":"fe80::1","dev":"seg0","protocol":"bird",
             "metric":32,"flags":[],"pref":"medium"},{"type":"unreachable","dst":"2a02:1802:5e::/48","dev":"lo"},
-            {"type":"local","dst":"::1","dev":"lo"},{"dst":"10.1.0.0/24","dev":"wg0"}]"#;
+            {"type":"local","dst":"::1","dev":"lo"},{"dst":"10.1.0.0/24","dev":"wg0"},
+            {"dst":"10.2.0.0/24","flags":[],"nexthops":[{"gateway":"10.0.0.1","dev":"seg0","weight":2,"flags":[]},
+            {"dev":"wg0","weight":1,"flags":[]}]}]"#;
         let from_list = parse(list).unwrap();
         assert_eq!(from_list.routes, from_lines.routes);
         assert_eq!(from_list.skipped, 1);

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use thiserror::Error;
 
-use crate::plan::state::FibRoute;
+use netmesh_common::group::{MAX_MEMBERS, MAX_WEIGHT};
+
+use crate::plan::state::{FibRoute, Path};
 
 /// Why the words are no route.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -18,7 +20,10 @@ pub(super) enum RouteSpecError {
     Address(String),
     #[error("`{0}` needs a value behind it")]
     MissingValue(&'static str),
-    #[error("`{0}` is not part of a route; known are via ADDRESS and dev DEV")]
+    #[error(
+        "`{0}` is not part of a route; known are via ADDRESS, dev DEV, and nexthop in
+             front of each of several"
+    )]
     Unknown(String),
     #[error("a route needs `dev DEV`: next hops are found on one link only")]
     NoDevice,
@@ -26,11 +31,22 @@ pub(super) enum RouteSpecError {
     Superfluous(&'static str),
     #[error("next hop {0} is of another family than {1}")]
     Family(IpAddr, IpNet),
+    #[error("`{0}` is no weight: a number from 1 to {MAX_WEIGHT}")]
+    Weight(String),
+    #[error(
+        "`weight` says nothing of a single next hop; write `nexthop` in front of each of several"
+    )]
+    LoneWeight,
+    #[error("{0} next hops are too many: at most {MAX_MEMBERS}")]
+    TooMany(usize),
+    #[error("a next hop is named twice: {0}")]
+    Twice(String),
     #[error("the prefix is missing")]
     NoPrefix,
 }
 
-/// Reads `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`.
+/// Reads `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`, or `PREFIX` and
+/// twice or more `nexthop [via ADDRESS] dev DEV [weight N]`.
 pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecError> {
     let mut words = words.iter().map(String::as_str).peekable();
     let action = match words.peek() {
@@ -44,10 +60,25 @@ pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecErro
         words.next();
     }
     let text = words.next().ok_or(RouteSpecError::NoPrefix)?;
-    let mut gateway = None;
-    let mut link = None;
+    let mut paths: Vec<Words> = Vec::new();
+    let mut path = Words::default();
+    let mut several = false;
     while let Some(word) = words.next() {
         match word {
+            "nexthop" => {
+                let before = std::mem::take(&mut path);
+                if several {
+                    paths.push(before);
+                } else if before != Words::default() {
+                    return Err(RouteSpecError::Unknown(word.into()));
+                }
+                several = true;
+            }
+            "weight" => {
+                let value = words.next().ok_or(RouteSpecError::MissingValue("weight"))?;
+                let weight = value.parse().ok().filter(|n| (1..=MAX_WEIGHT).contains(n));
+                path.weight = Some(weight.ok_or_else(|| RouteSpecError::Weight(value.into()))?);
+            }
             "via" => {
                 // `via inet6 ADDRESS` is iproute2's way to name a next hop of another family.
                 let mut value = words.next().ok_or(RouteSpecError::MissingValue("via"))?;
@@ -57,32 +88,63 @@ pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecErro
                 let address: IpAddr = value
                     .parse()
                     .map_err(|_| RouteSpecError::Address(value.into()))?;
-                gateway = Some(address);
+                path.gateway = Some(address);
             }
             "dev" => {
                 let value = words.next().ok_or(RouteSpecError::MissingValue("dev"))?;
-                link = Some(value.to_owned());
+                path.link = Some(value.to_owned());
             }
             other => return Err(RouteSpecError::Unknown(other.into())),
         }
     }
-    let prefix = prefix(text, gateway)?;
+    if !several && path.weight.is_some() {
+        return Err(RouteSpecError::LoneWeight);
+    }
+    paths.push(path);
+    let prefix = prefix(text, paths.iter().find_map(|path| path.gateway))?;
     if let Some((name, action)) = action {
-        if gateway.is_some() || link.is_some() {
+        if several || paths.iter().any(|path| *path != Words::default()) {
             return Err(RouteSpecError::Superfluous(name));
         }
         return Ok((prefix, action));
     }
-    if let (Some(gateway @ IpAddr::V4(_)), IpNet::V6(_)) = (gateway, prefix) {
-        return Err(RouteSpecError::Family(gateway, prefix));
+    if paths.len() > MAX_MEMBERS {
+        return Err(RouteSpecError::TooMany(paths.len()));
     }
-    Ok((
-        prefix,
-        FibRoute::Via {
-            gateway,
-            link: link.ok_or(RouteSpecError::NoDevice)?,
-        },
-    ))
+    let mut read: Vec<Path> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let path = path.read(prefix)?;
+        let same = |other: &Path| (other.gateway, &other.link) == (path.gateway, &path.link);
+        if read.iter().any(same) {
+            let via = path
+                .gateway
+                .map_or_else(String::new, |a| format!("via {a} "));
+            return Err(RouteSpecError::Twice(format!("{via}dev {}", path.link)));
+        }
+        read.push(path);
+    }
+    Ok((prefix, FibRoute::through(read)))
+}
+
+/// What was said of one next hop.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Words {
+    gateway: Option<IpAddr>,
+    link: Option<String>,
+    weight: Option<u16>,
+}
+
+impl Words {
+    fn read(self, prefix: IpNet) -> Result<Path, RouteSpecError> {
+        if let (Some(gateway @ IpAddr::V4(_)), IpNet::V6(_)) = (self.gateway, prefix) {
+            return Err(RouteSpecError::Family(gateway, prefix));
+        }
+        Ok(Path {
+            gateway: self.gateway,
+            link: self.link.ok_or(RouteSpecError::NoDevice)?,
+            weight: self.weight.unwrap_or(1),
+        })
+    }
 }
 
 fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> {
@@ -136,6 +198,75 @@ mod tests {
         assert_eq!(
             parse(&words("10.0.0.1 dev eth0")).unwrap().0.to_string(),
             "10.0.0.1/32"
+        );
+    }
+
+    #[test]
+    fn reads_several_next_hops() {
+        let several = parse(&words(
+            "2a02:1802:5e:1::/64 nexthop via fe80::2:1 dev seg0 weight 3 nexthop dev wg0 \
+             nexthop via fe80::1:1 dev seg0",
+        ));
+        let (prefix, route) = several.unwrap();
+        assert_eq!(prefix.to_string(), "2a02:1802:5e:1::/64");
+        assert_eq!(
+            route.to_string(),
+            "nexthop dev wg0 weight 1 nexthop via fe80::1:1 dev seg0 weight 1 \
+             nexthop via fe80::2:1 dev seg0 weight 3"
+        );
+        // What is printed can be read, in whatever order.
+        let again = parse(&words(&format!("{prefix} {route}"))).unwrap();
+        assert_eq!(again, (prefix, route));
+        let single = parse(&words("10.0.0.0/8 nexthop via 10.9.9.9 dev a weight 7")).unwrap();
+        assert_eq!(single.1.to_string(), "via 10.9.9.9 dev a");
+        let (default, _) = parse(&words(
+            "default nexthop via 10.0.0.1 dev a nexthop via 10.0.0.2 dev a",
+        ))
+        .unwrap();
+        assert_eq!(default.to_string(), "0.0.0.0/0");
+    }
+
+    #[test]
+    fn refuses_what_are_no_next_hops() {
+        let error = |text: &str| parse(&words(&format!("2a02::/64 {text}"))).unwrap_err();
+        let one = "nexthop via fe80::1 dev a";
+        assert_eq!(
+            error(&format!("{one} weight 0")),
+            RouteSpecError::Weight("0".into())
+        );
+        assert_eq!(
+            error(&format!("{one} weight 257")),
+            RouteSpecError::Weight("257".into())
+        );
+        assert_eq!(
+            error("via fe80::1 dev a weight 2"),
+            RouteSpecError::LoneWeight
+        );
+        assert_eq!(
+            error(&format!("dev b {one}")),
+            RouteSpecError::Unknown("nexthop".into())
+        );
+        assert_eq!(
+            error(&format!("{one} nexthop via fe80::2")),
+            RouteSpecError::NoDevice
+        );
+        assert_eq!(error(&format!("{one} nexthop")), RouteSpecError::NoDevice);
+        assert_eq!(
+            error(&format!("{one} {one} weight 4")),
+            RouteSpecError::Twice("via fe80::1 dev a".into())
+        );
+        let many = (0..17).map(|n| format!("nexthop via fe80::{n} dev a "));
+        assert_eq!(
+            error(&many.collect::<String>()),
+            RouteSpecError::TooMany(17)
+        );
+        assert!(matches!(
+            error(&format!("{one} nexthop via 10.0.0.1 dev a")),
+            RouteSpecError::Family(..)
+        ));
+        assert_eq!(
+            parse(&words("blackhole 2a02::/64 nexthop dev a")).unwrap_err(),
+            RouteSpecError::Superfluous("blackhole")
         );
     }
 

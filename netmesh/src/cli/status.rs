@@ -29,7 +29,8 @@ struct NetworkReport {
     allocation: String,
     resources: usize,
     here: usize,
-    exit: Option<String>,
+    /// The exits in use.
+    exits: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -126,7 +127,7 @@ async fn report(node: &mut Node) -> Result<Report, Failure> {
                 allocation: network.allocation.to_string(),
                 resources: network.resources.len(),
                 here: network.resources_of(&node.config.node).count(),
-                exit: network.preferred_exit().map(|exit| exit.name.to_string()),
+                exits: network.exits().map(|exit| exit.name.to_string()).collect(),
             })
             .collect(),
         tunnels: tunnels(node, &observed)?,
@@ -190,7 +191,11 @@ fn text(report: &Report, brief: bool) -> String {
             network.allocation,
             network.resources,
             network.here,
-            network.exit.as_deref().unwrap_or("none"),
+            if network.exits.is_empty() {
+                "none".to_owned()
+            } else {
+                network.exits.join(", ")
+            },
         ));
     }
     if brief {

@@ -19,25 +19,34 @@ use netmesh_common::table::Port as PortEntry;
 use super::fib::device;
 use super::instance::View;
 use super::maps::{found, gone};
-use super::{Error, Instance, clsact, pin, sys};
+use super::{Error, Instance, clsact, pin, sys, vlan};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, LinkName, Port, Sources};
 
 /// How a link is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Xdp,
+    /// Native XDP on the device below a VLAN sub-interface; the device's own port and all of its
+    /// sub-interfaces share one link, each with a pin of its own.
+    XdpVlan,
     XdpGeneric,
     Tcx,
     Clsact,
 }
 
-const KINDS: [Kind; 4] = [Kind::Xdp, Kind::XdpGeneric, Kind::Tcx, Kind::Clsact];
+const KINDS: [Kind; 5] = [
+    Kind::Xdp,
+    Kind::XdpVlan,
+    Kind::XdpGeneric,
+    Kind::Tcx,
+    Kind::Clsact,
+];
 
 impl Kind {
     const fn hook(self) -> Hook {
         match self {
-            Self::Xdp => Hook::Xdp,
+            Self::Xdp | Self::XdpVlan => Hook::Xdp,
             Self::XdpGeneric => Hook::XdpGeneric,
             Self::Tcx | Self::Clsact => Hook::Tc,
         }
@@ -46,6 +55,7 @@ impl Kind {
     const fn word(self) -> &'static str {
         match self {
             Self::Xdp => "xdp",
+            Self::XdpVlan => "xdpvlan",
             Self::XdpGeneric => "xdpgeneric",
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
@@ -63,18 +73,13 @@ pub struct PortRow {
     pub name: Option<LinkName>,
     /// How it is attached.
     pub port: Port,
-    /// `xdp`, `xdpgeneric`, `tcx` or `clsact`.
+    /// `xdp`, `xdpvlan` (on the device below), `xdpgeneric`, `tcx` or `clsact`.
     pub link: &'static str,
     /// Index of its counters.
     pub slot: u32,
     /// What an operator should know about this port.
     pub warning: Option<&'static str>,
 }
-
-/// Native XDP sends frames to the other end of a veth pair only where that end runs NAPI.
-const VETH_WARNING: &str = "native XDP on a veth: the other end must run NAPI or frames sent to \
-                            this port are lost; turn its GRO on (`ethtool -K NAME gro on`) or \
-                            attach an XDP program there";
 
 impl View {
     /// Every attached port.
@@ -97,7 +102,6 @@ impl View {
                 .filter(|_| alive)
                 .and_then(|name| Some((name, facts.devices.get(name)?)))
                 .filter(|(_, device)| same(device));
-            let veth = seen.is_some_and(|(_, device)| device.kind == "veth");
             rows.push(PortRow {
                 ifindex,
                 name: seen.map(|(name, _)| name.clone()),
@@ -107,7 +111,7 @@ impl View {
                 },
                 link: kind.word(),
                 slot: entry.slot,
-                warning: (kind == Kind::Xdp && veth).then_some(VETH_WARNING),
+                warning: seen.and_then(|(_, device)| warning(kind, device, facts)),
             });
         }
         Ok(rows)
@@ -127,10 +131,14 @@ impl View {
         };
         let facts = sys::link_facts(link.as_fd())
             .map_err(|source| pin_error("cannot ask the kernel about", path, source))?;
-        Ok(facts.ifindex == ifindex)
+        let expected = match kind {
+            Kind::XdpVlan => self.below(ifindex)?,
+            _ => Some(ifindex),
+        };
+        Ok(Some(facts.ifindex) == expected)
     }
 
-    fn links(&self) -> Result<Vec<(Kind, u32)>, Error> {
+    pub(super) fn links(&self) -> Result<Vec<(Kind, u32)>, Error> {
         let names = pin::entries(&self.folder.links())?;
         Ok(names
             .iter()
@@ -142,7 +150,7 @@ impl View {
             .collect())
     }
 
-    fn link_path(&self, kind: Kind, ifindex: u32) -> PathBuf {
+    pub(super) fn link_path(&self, kind: Kind, ifindex: u32) -> PathBuf {
         self.folder
             .links()
             .join(format!("{}-{ifindex}", kind.word()))
@@ -163,6 +171,7 @@ impl Instance {
                 name: name.to_owned(),
             });
         }
+        self.check_tags(name, device, port.hook, facts)?;
         self.forget_dead_ports()?;
         let mut attached = false;
         for (kind, ifindex) in self.links()? {
@@ -181,7 +190,10 @@ impl Instance {
             return Ok(());
         }
         let result = match port.hook {
-            Hook::Xdp => self.attach_xdp(device, name, Kind::Xdp),
+            Hook::Xdp => match device.vlan {
+                Some(vlan) => self.attach_below(device, name, vlan.device),
+                None => self.attach_xdp(device, name, Kind::Xdp),
+            },
             Hook::XdpGeneric => self.attach_xdp(device, name, Kind::XdpGeneric),
             Hook::Tc => self.attach_tc(device, name),
         };
@@ -244,8 +256,21 @@ impl Instance {
 
     fn attach_xdp(&mut self, device: &Device, name: &str, kind: Kind) -> Result<(), Error> {
         let path = self.link_path(kind, device.ifindex);
+        if kind == Kind::Xdp && self.share_link(device.ifindex, &path)? {
+            return Ok(());
+        }
         self.attach_link("netmesh_xdp", kind, device.ifindex, path)
             .map_err(|source| refused(kind, name, source))
+    }
+
+    /// Native XDP on the device below a VLAN sub-interface.
+    fn attach_below(&mut self, device: &Device, name: &str, below: u32) -> Result<(), Error> {
+        let path = self.link_path(Kind::XdpVlan, device.ifindex);
+        if self.share_link(below, &path)? {
+            return Ok(());
+        }
+        self.attach_link("netmesh_xdp", Kind::XdpVlan, below, path)
+            .map_err(|source| refused(Kind::XdpVlan, name, source))
     }
 
     fn attach_tc(&mut self, device: &Device, name: &str) -> Result<(), Error> {
@@ -272,7 +297,7 @@ impl Instance {
         path: PathBuf,
     ) -> io::Result<()> {
         let (attach_type, flags) = match kind {
-            Kind::Xdp => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
+            Kind::Xdp | Kind::XdpVlan => (bpf_attach_type::BPF_XDP, XDP_FLAGS_DRV_MODE),
             Kind::XdpGeneric => (bpf_attach_type::BPF_XDP, XDP_FLAGS_SKB_MODE),
             Kind::Tcx | Kind::Clsact => (bpf_attach_type::BPF_TCX_INGRESS, 0),
         };
@@ -286,7 +311,7 @@ impl Instance {
         let path = self.link_path(kind, ifindex);
         if kind == Kind::Clsact {
             clsact::detach(ifindex);
-        } else {
+        } else if !self.is_shared(kind, ifindex)? {
             let link = sys::open(&path)
                 .map_err(|source| pin_error("cannot open", path.clone(), source))?;
             match sys::detach(link.as_fd()) {
@@ -320,6 +345,20 @@ impl Instance {
     }
 }
 
+/// Native XDP sends frames to the other end of a veth pair only where that end runs NAPI, and loses
+/// the note that a frame of a local sender has an unfinished checksum (`CHECKSUM_PARTIAL`).
+const VETH_WARNING: &str = "native XDP on a veth: the other end must run NAPI or frames sent to \
+                            this port are lost; turn its GRO on (`ethtool -K NAME gro on`) or \
+                            attach an XDP program there. What it sends itself must carry whole \
+                            checksums (`ethtool -K NAME tx off`): XDP cannot see that one is \
+                            unfinished";
+
+/// What an operator should know about a port.
+fn warning(kind: Kind, device: &Device, facts: &NamespaceFacts) -> Option<&'static str> {
+    let veth = kind == Kind::Xdp && device.kind == "veth";
+    vlan::warning(kind, device, facts).or(veth.then_some(VETH_WARNING))
+}
+
 fn sources(entry: &PortEntry) -> Sources {
     if entry.flags & PortEntry::EXTERNAL != 0 {
         Sources::External
@@ -334,6 +373,7 @@ fn sources(entry: &PortEntry) -> Sources {
 fn refused(kind: Kind, name: &str, source: io::Error) -> Error {
     let (hook, native) = match kind {
         Kind::Xdp => ("native XDP", true),
+        Kind::XdpVlan => ("native XDP on the device below", true),
         Kind::XdpGeneric => ("generic XDP", false),
         Kind::Tcx | Kind::Clsact => ("TC", false),
     };
@@ -361,7 +401,7 @@ fn refused(kind: Kind, name: &str, source: io::Error) -> Error {
     }
 }
 
-fn pin_error(action: &'static str, path: PathBuf, source: io::Error) -> Error {
+pub(super) fn pin_error(action: &'static str, path: PathBuf, source: io::Error) -> Error {
     Error::Pin {
         action,
         path,

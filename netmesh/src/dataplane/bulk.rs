@@ -19,7 +19,8 @@ use crate::plan::state::FibRoute;
 /// Prefixes that are written by one call.
 const CHUNK: usize = 4096;
 
-/// A prefix that goes the short way: stage 1 answers for it and nobody else speaks for it.
+/// A prefix that goes the short way: stage 1 answers for it, with one next hop at most, and nobody
+/// else speaks for it.
 struct Short {
     key: u64,
     prefix: PrefixKey,
@@ -41,14 +42,31 @@ impl Instance {
         facts: &NamespaceFacts,
         mut progress: impl FnMut(u64),
     ) -> Result<(), Error> {
+        let mut single = BTreeSet::new();
         for (_, route) in routes {
-            if let FibRoute::Via { link, .. } | FibRoute::Connected { link } = route {
-                super::fib::device(facts, link)?;
+            match route {
+                FibRoute::Via { link, .. } | FibRoute::Connected { link } => {
+                    super::fib::device(facts, link)?;
+                    single.insert(route);
+                }
+                FibRoute::Paths(paths) => {
+                    for path in paths {
+                        super::fib::device(facts, &path.link)?;
+                    }
+                }
+                _ => {}
             }
         }
         self.note()?;
         self.reserve(routes.len() as u64)?;
-        let (short, long) = self.sort_out(routes, origin, facts)?;
+        // Next hops are in no route until their chunk is written, so there must be room for all of
+        // them at once: looking for more gives up those without a route.
+        self.make_room(single.len())?;
+        let (short, long) = if self.next_hops.room() < single.len() {
+            (Vec::new(), routes.iter().collect())
+        } else {
+            self.sort_out(routes, origin, facts)?
+        };
         for chunk in short.chunks(CHUNK) {
             let torn = std::mem::replace(&mut self.torn, true);
             self.put_chunk(chunk, origin)?;
@@ -95,6 +113,10 @@ impl Instance {
             let Some(whole) = routes.get(n) else {
                 continue;
             };
+            if matches!(whole.1, FibRoute::Paths(_)) {
+                long.push(whole);
+                continue;
+            }
             let class = self.class_of(&whole.1, origin, facts, &mut hops)?;
             let way = match place(&prefix) {
                 Place::Exact(key) if !inside.contains(&key) && !spoken_for.contains(&prefix) => {

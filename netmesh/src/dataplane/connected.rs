@@ -79,10 +79,13 @@ mod tests {
             mtu: 1500,
             kind: "veth".into(),
             up: true,
+            vlan: None,
+            takes_tags_off: false,
         };
         NamespaceFacts {
             devices: [("a".to_owned(), device(1)), ("b".to_owned(), device(2))].into(),
             neighbours: BTreeMap::new(),
+            permanent: [].into(),
             addresses: addresses
                 .iter()
                 .map(|(ifindex, net)| (*ifindex, net.parse().unwrap()))

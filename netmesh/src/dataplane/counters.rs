@@ -55,9 +55,11 @@ pub struct PortCountersRow {
     pub port: String,
     /// Packets seen.
     pub received: u64,
-    /// Handed to another device.
+    /// Handed to another device and taken by it; the bytes count what was handed over.
     pub forwarded: Flow,
-    /// Could not be handed over.
+    /// Handed over by XDP, but not taken: the other device's queue was full, it is down, or its veth
+    /// peer does not run NAPI. What TC hands over is lost, and counted, like any packet of the
+    /// kernel: `ip -s link` of the egress.
     pub redirect_failed: u64,
     /// Left to the kernel, by reason.
     pub punted: Vec<ReasonRow>,
@@ -139,6 +141,7 @@ impl View {
                     source,
                 })?;
             let sum = |field: &dyn Fn(&PortCounters) -> u64| values.iter().map(field).sum::<u64>();
+            let lost = sum(&|value| value.redirect_failed);
             let reasons =
                 |list: &[(usize, &'static str, &'static str)],
                  field: &dyn Fn(&PortCounters) -> [u64; REASONS]| {
@@ -163,10 +166,10 @@ impl View {
                 port: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
                 received: sum(&|value| value.received),
                 forwarded: Flow {
-                    packets: sum(&|value| value.forwarded),
+                    packets: sum(&|value| value.forwarded).saturating_sub(lost),
                     bytes: sum(&|value| value.forwarded_bytes),
                 },
-                redirect_failed: sum(&|value| value.redirect_failed),
+                redirect_failed: lost,
                 punted: reasons(&punts, &|value| value.punted),
                 dropped: reasons(&drops, &|value| value.dropped),
             });

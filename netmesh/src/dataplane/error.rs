@@ -36,6 +36,32 @@ pub enum Error {
         /// The end of the verifier's log, or the loader's own words.
         tail: String,
     },
+    /// A packet on trial.
+    #[error("the program cannot be tried")]
+    Trial {
+        /// The cause.
+        source: io::Error,
+    },
+    /// The pinned program is another than this binary's.
+    #[error(
+        "the pinned {name} (tag {pinned:016x}) is not this binary's (tag {own:016x}), so a trial would \
+         prove nothing; explain with the netmesh that loaded it, or detach and attach its ports \
+         with this one"
+    )]
+    OtherProgram {
+        /// The program.
+        name: &'static str,
+        /// Its tag.
+        pinned: u64,
+        /// The tag of this binary's.
+        own: u64,
+    },
+    /// Somebody else traces.
+    #[error("data plane {name} is being traced already; end the other `netmesh trace` first")]
+    Traced {
+        /// The instance.
+        name: String,
+    },
     /// A map operation.
     #[error("map {map}: cannot {action}")]
     Map {
@@ -62,6 +88,14 @@ pub enum Error {
         expected: u64,
         /// The instance's folder.
         path: PathBuf,
+    },
+    /// More next hops than a route can have.
+    #[error("a route with {found} next hops; at most {most}")]
+    TooManyPaths {
+        /// As asked for.
+        found: usize,
+        /// As possible.
+        most: usize,
     },
     /// A table is full.
     #[error("{table} is full ({capacity} entries); {remedy}")]
@@ -131,6 +165,27 @@ pub enum Error {
     NoXdp {
         /// The device.
         name: String,
+    },
+    /// XDP on the device below a VLAN sub-interface.
+    #[error("XDP cannot stand in for {name}: {reason}; use --hook tc")]
+    NoXdpBelow {
+        /// The sub-interface.
+        name: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// XDP would take frames of a VLAN for untagged ones.
+    #[error(
+        "{name} is attached by XDP, or was to be, and carries {vlan}: XDP may see frames of \
+         {vlan} without their tag and take them for its own; {remedy}"
+    )]
+    TagsHidden {
+        /// The device below.
+        name: String,
+        /// A VLAN sub-interface on it.
+        vlan: String,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Attaching failed.
     #[error("cannot attach {hook} to {name}{remedy}")]

@@ -5,19 +5,21 @@
 //! something `Instance::rebuild` can mend from the RIB alone. A prefix that changes is
 //! replaced in place: packets meet the old or the new entry, never none.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::maps::MapError;
 use ipnet::IpNet;
 use netmesh_common::lines::{self, Class};
-use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, PrefixKey, RibEntry, RibKey};
+use netmesh_common::table::{Action, FibEntry, Origin, PrefixKey, RibEntry, RibKey};
 
+use super::group::Way;
 use super::instance::View;
 use super::maps::{found, gone, retry_memory};
 use super::route::{self, prefix_key};
 pub use super::route::{Match, RouteRow, origin_name};
-use super::{Error, Instance, next_hop};
+use super::{Error, Instance};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::FibRoute;
 
@@ -31,22 +33,20 @@ impl View {
         self.maps.each_rib(|key, entry| {
             routes.insert((key.prefix.family, key.prefix, key.origin), entry);
         })?;
-        let mut hops: BTreeMap<u32, NextHop> = BTreeMap::new();
+        let mut ways: BTreeMap<u32, Way> = BTreeMap::new();
         let mut rows: Vec<RouteRow> = Vec::with_capacity(routes.len());
         let mut last = None;
         for ((_, prefix, origin), entry) in routes {
             let Some(origin) = Origin::from_u8(origin) else {
                 continue;
             };
-            let hop = match hops.get(&entry.next_hop) {
-                Some(hop) => *hop,
-                None => *hops
-                    .entry(entry.next_hop)
-                    .or_insert(next_hop::get(&self.maps, entry.next_hop)?),
+            let way = match ways.entry(entry.next_hop) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(self.way(entry.next_hop)?),
             };
             // Within a prefix the origins come in order of preference.
             let active = last != Some(prefix);
-            rows.extend(route::row(&prefix, origin, &entry, &hop, active, facts));
+            rows.extend(route::row(&prefix, origin, &entry, way, active, facts));
             last = Some(prefix);
         }
         Ok(rows)
@@ -66,8 +66,8 @@ impl View {
         let Some(entry) = self.read_rib(&rib_key_of(&key, origin))? else {
             return Ok(None);
         };
-        let hop = next_hop::get(&self.maps, entry.next_hop)?;
-        let row = route::row(&key, origin, &entry, &hop, true, facts);
+        let way = self.way(entry.next_hop)?;
+        let row = route::row(&key, origin, &entry, &way, true, facts);
         Ok(row.map(|row| row.route))
     }
 
@@ -88,8 +88,8 @@ impl View {
         })?;
         let mut routes = BTreeMap::new();
         for (prefix, entry) in entries {
-            let hop = next_hop::get(&self.maps, entry.next_hop)?;
-            if let Some(row) = route::row(&prefix, origin, &entry, &hop, true, facts) {
+            let way = self.way(entry.next_hop)?;
+            if let Some(row) = route::row(&prefix, origin, &entry, &way, true, facts) {
                 routes.insert(row.prefix, row.route);
             }
         }
@@ -109,7 +109,7 @@ impl View {
             };
             let prefix = prefix_key(prefix.trunc());
             if let Some((origin, entry)) = self.preferred(&prefix)? {
-                let hop = next_hop::get(&self.maps, entry.next_hop)?;
+                let way = self.way(entry.next_hop)?;
                 let fib = self.read_fib(&prefix_key(whole))?;
                 let right = |fib: &FibEntry| {
                     fib.prefix_length == prefix.length
@@ -118,8 +118,8 @@ impl View {
                         && fib.action == entry.action
                 };
                 return Ok(
-                    route::row(&prefix, origin, &entry, &hop, true, facts).map(|row| Match {
-                        link_address: Link(hop.link).mac().filter(|_| row.resolved.is_some()),
+                    route::row(&prefix, origin, &entry, &way, true, facts).map(|row| Match {
+                        link_address: way.link_address().filter(|_| row.resolved.is_some()),
                         counted: fib.is_some_and(|fib| fib.counter != FibEntry::UNCOUNTED),
                         stale: !fib.as_ref().is_some_and(right),
                         row,
@@ -158,19 +158,26 @@ impl Instance {
         route: &FibRoute,
         facts: &NamespaceFacts,
     ) -> Result<(), Error> {
+        let key = rib_key_of(&prefix_key(prefix), origin);
+        let before = self.read_rib(&key)?;
         let (action, hop) = fate(route);
         self.note()?;
-        let next_hop = match hop {
-            Some((link, gateway, connected)) => self.next_hop(link, gateway, connected, facts)?,
-            None => 0,
+        let next_hop = match (hop, route) {
+            (Some((link, gateway, connected)), _) => {
+                self.make_room(1)?;
+                self.next_hop(link, gateway, connected, facts)?
+            }
+            (None, FibRoute::Paths(paths)) => {
+                let before = before.map_or(0, |before| before.next_hop);
+                self.spread(paths, before, facts)?
+            }
+            (None, _) => 0,
         };
-        let key = rib_key_of(&prefix_key(prefix), origin);
         let entry = RibEntry {
             next_hop,
             action: action as u8,
             reserved: [0; 3],
         };
-        let before = self.read_rib(&key)?;
         self.change(|instance| {
             instance.write_rib(&key, &entry)?;
             let Err(error) = instance.publish(&key.prefix) else {
@@ -249,6 +256,8 @@ impl Instance {
         self.maps.each_rib(|_, entry| {
             used.insert(entry.next_hop);
         })?;
+        let (used, groups) = self.reached(&used)?;
+        self.keep_groups(&groups);
         let (maps, next_hops) = self.tables();
         next_hops.free_unused(maps, &used)
     }
@@ -262,6 +271,14 @@ impl Instance {
         result
     }
 
+    /// Makes room for next hops, which are in no route yet: from here on none may be collected.
+    pub(super) fn make_room(&mut self, slots: usize) -> Result<(), Error> {
+        if self.next_hops.room() < slots {
+            self.collect()?;
+        }
+        Ok(())
+    }
+
     pub(super) fn next_hop(
         &mut self,
         link: &str,
@@ -273,9 +290,6 @@ impl Instance {
         let device = device(facts, link)?;
         // A device without neighbours has one next hop, whatever the route names.
         let gateway = gateway.filter(|_| device.mac.is_some());
-        if self.next_hops.is_full() {
-            self.collect()?;
-        }
         let (maps, next_hops) = self.tables();
         next_hops.put(maps, device, gateway, connected)
     }
@@ -325,11 +339,12 @@ impl Instance {
 }
 
 /// Where a route leads: the link, the gateway, and whether the subnet is connected.
-type Way<'a> = (&'a str, Option<IpAddr>, bool);
+type Hop<'a> = (&'a str, Option<IpAddr>, bool);
 
-/// What a route does, and where it leads, if it leads anywhere.
-pub(super) fn fate(route: &FibRoute) -> (Action, Option<Way<'_>>) {
+/// What a route does, and the one next hop it has, if it has one.
+pub(super) fn fate(route: &FibRoute) -> (Action, Option<Hop<'_>>) {
     match route {
+        FibRoute::Paths(_) => (Action::Forward, None),
         FibRoute::Via { gateway, link } => (Action::Forward, Some((link, *gateway, false))),
         FibRoute::Connected { link } => (Action::Connected, Some((link, None, true))),
         FibRoute::Local => (Action::Local, None),

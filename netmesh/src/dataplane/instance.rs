@@ -6,6 +6,7 @@ use std::path::Path;
 use std::thread::{self, ThreadId};
 
 use super::counter_id::Reclaim;
+use super::group::Groups;
 use super::lines::{Classes, Lines};
 use super::maps::Maps;
 use super::next_hop::NextHops;
@@ -52,6 +53,8 @@ pub struct View {
 pub struct Instance {
     view: View,
     pub(super) next_hops: NextHops,
+    /// Read when a route with several next hops comes for the first time.
+    pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
     classes: Classes,
     /// The thread that was last seen to be in the namespace.
@@ -229,6 +232,7 @@ impl Instance {
             next_hops: NextHops::read(&maps)?,
             noted: folder.is_dirty(),
             torn: true,
+            groups: None,
             classes: Classes::read(&lines),
             view: View {
                 folder,

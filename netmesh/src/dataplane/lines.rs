@@ -168,14 +168,42 @@ pub(super) fn make(shape: Shape) -> Result<(MapData, Mapping), Error> {
 /// # Errors
 /// When the kernel refuses it, or the pin.
 pub fn make_tables(path: &Path) -> Result<[u64; HEADER], Error> {
-    let shape = Shape::for_entries(0, 0, random()?);
-    let (data, memory) = make(shape)?;
-    let outer = sys::array_of_maps(data.fd().as_fd(), GENERATIONS)
-        .map_err(|error| fail("make it", error))?;
-    sys::put(outer.as_fd(), &0_u32, &data.fd().as_fd().as_raw_fd())
-        .map_err(|error| fail("put a table into it", error))?;
-    sys::pin(outer.as_fd(), path).map_err(|error| fail("pin it", error))?;
+    let (data, memory) = make(Shape::for_entries(0, 0, random()?))?;
+    pin_tables(&data, path)?;
     Ok(Table::open(memory.words()).map_or([0; HEADER], |table| table.header()))
+}
+
+/// As [`make_tables`], with what the table that is asked says of these keys: for a program that must
+/// find it there, but not count in it.
+pub(super) fn make_extract(
+    lines: &Lines,
+    keys: &[u64],
+    path: &Path,
+) -> Result<[u64; HEADER], Error> {
+    let known: Vec<_> = lines.table().map_or_else(Vec::new, |table| {
+        keys.iter().filter_map(|key| table.get(*key)).collect()
+    });
+    let class = known.iter().filter_map(|entry| entry.class).max();
+    let shape = Shape::for_entries(known.len() as u64, class.unwrap_or(0), random()?);
+    let (data, memory) = make(shape)?;
+    let table = Table::open(memory.words());
+    for (table, entry) in known.iter().filter_map(|entry| Some((table?, entry))) {
+        // Where there is no room for it the trie answers, as it would anywhere.
+        let _ = match entry.class {
+            Some(class) => table.put(entry.key, class, entry.longer),
+            None => table.reserve(entry.key),
+        };
+    }
+    pin_tables(&data, path)?;
+    Ok(table.map_or([0; HEADER], |table| table.header()))
+}
+
+fn pin_tables(first: &MapData, path: &Path) -> Result<(), Error> {
+    let outer = sys::array_of_maps(first.fd().as_fd(), GENERATIONS)
+        .map_err(|error| fail("make it", error))?;
+    sys::put(outer.as_fd(), &0_u32, &first.fd().as_fd().as_raw_fd())
+        .map_err(|error| fail("put a table into it", error))?;
+    sys::pin(outer.as_fd(), path).map_err(|error| fail("pin it", error))
 }
 
 /// Numbers nobody can foresee.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use aya::maps::Array;
@@ -11,17 +12,20 @@ use aya::{Btf, Ebpf, EbpfLoader};
 use netmesh_common::lines::HEADER;
 
 use super::instance::Capacity;
+use super::lines::Lines;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, kernel_layout, lines, maps};
+use super::{Error, kernel_layout, lines, maps, probe};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
-/// The neighbour follower: program and the tracepoint it sits on.
-pub(super) const FOLLOWERS: [(&str, &str); 3] = [
+/// Programs that follow neighbours and lost frames, and the tracepoint each sits on.
+pub(super) const FOLLOWERS: [(&str, &str); 5] = [
     ("neigh_update_done", "neigh_update_done"),
     ("neigh_timer_handler", "neigh_timer_handler"),
     ("neigh_cleanup", "neigh_cleanup_and_release"),
+    ("xdp_sent", "xdp_devmap_xmit"),
+    ("xdp_refused", "xdp_redirect_err"),
 ];
 
 /// Programs that are pinned to be attached to ports.
@@ -50,12 +54,7 @@ pub(super) fn load(
         .load(OBJECT)
         .map_err(refused)?;
 
-    let mut headers: Array<_, [u64; HEADER]> = ebpf
-        .map_mut("HEADERS")
-        .ok_or_else(|| missing("HEADERS"))?
-        .try_into()
-        .map_err(refused)?;
-    headers.set(0, header, 0).map_err(refused)?;
+    set_header(&mut ebpf, header)?;
     for name in maps::NAMES.into_iter().filter(|name| *name != "TABLES") {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
@@ -92,6 +91,52 @@ pub(super) fn reload(
         unfollowed(folder, &error);
     }
     Ok(())
+}
+
+/// Another copy of the programs, upon the tables that are there but with ports and counters of its
+/// own, and with what stage 1 says of these keys: what is tried on it leaves no trace. None of its
+/// programs is loaded yet.
+pub(super) fn copy(folder: &Folder, stage: &Lines, keys: &[u64]) -> Result<Ebpf, Error> {
+    static TRIALS: AtomicU32 = AtomicU32::new(0);
+    let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
+    let pin = folder.map(&format!("trial-{}-{trial}", std::process::id()));
+    let header = lines::make_extract(stage, keys, &pin)?;
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("PREFIX_CNT", 1);
+    loader.map_max_entries("CARRIED", 1);
+    loader.map_pin_path("TABLES", &pin);
+    for name in maps::NAMES {
+        if !maps::TOLD.contains(&name) && name != "PORTS" {
+            loader.map_pin_path(name, folder.map(name));
+        }
+    }
+    let loaded = loader.load(OBJECT).map_err(refused);
+    // One that is left behind goes with the folder.
+    let _ = fs::remove_file(&pin);
+    let mut ebpf = loaded?;
+    set_header(&mut ebpf, header)?;
+    Ok(ebpf)
+}
+
+/// Tells the programs of the table they begin with.
+fn set_header(ebpf: &mut Ebpf, header: [u64; HEADER]) -> Result<(), Error> {
+    let headers = ebpf.map_mut("HEADERS").ok_or_else(|| missing("HEADERS"))?;
+    let mut headers: Array<_, [u64; HEADER]> = headers.try_into().map_err(refused)?;
+    headers.set(0, header, 0).map_err(refused)
+}
+
+/// Loads one program of a copy; its tag names its instructions.
+pub(super) fn tagged<'a, T>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    load: impl Fn(&mut T) -> Result<(), ProgramError>,
+) -> Result<&'a mut T, Error>
+where
+    &'a mut T: TryFrom<&'a mut aya::programs::Program, Error = ProgramError>,
+{
+    let found: &mut T = program(ebpf, name)?;
+    verified(|| load(found))?;
+    Ok(found)
 }
 
 fn pin_programs(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
@@ -166,13 +211,7 @@ fn missing(name: &'static str) -> Error {
 
 /// The kernel's words, at most the last twenty lines: that is where the verifier says why.
 fn refused(source: impl std::error::Error + Send + Sync + 'static) -> Error {
-    let mut text = source.to_string();
-    let mut cause = source.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
+    let text = probe::words(&source);
     let lines: Vec<&str> = text.lines().collect();
     let tail = lines[lines.len().saturating_sub(20)..].join("\n");
     Error::Load {

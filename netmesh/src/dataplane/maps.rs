@@ -5,13 +5,15 @@ use std::os::fd::OwnedFd;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
+use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
 };
+use netmesh_common::trace::{RING, TraceFilter};
 
 use super::pin::Folder;
 use super::{Error, sys};
@@ -23,9 +25,11 @@ pub(super) struct Maps {
     /// Stage 1 of the table, by generation.
     pub(super) tables: ArrayOfMaps<MapData>,
     pub(super) next_hops: Array<MapData, NextHop>,
+    pub(super) groups: Array<MapData, Group>,
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) tx: DevMapHash<MapData>,
+    pub(super) vlans: DevMapHash<MapData>,
     pub(super) prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
@@ -138,6 +142,14 @@ const NEXT_HOPS: Shape = shape(
     Some(MAX_NEXT_HOPS),
     BPF_F_MMAPABLE,
 );
+const GROUPS: Shape = shape(
+    "GROUPS",
+    MapType::Array,
+    4,
+    size_of::<Group>(),
+    Some(MAX_GROUPS),
+    0,
+);
 const NEIGHBOURS: Shape = shape(
     "NEIGHBOURS",
     MapType::Hash,
@@ -157,6 +169,14 @@ const PORTS: Shape = shape(
 /// The kernel makes every device map read-only for programs.
 const TX: Shape = shape(
     "TX",
+    MapType::DevMapHash,
+    4,
+    8,
+    Some(MAX_PORTS),
+    BPF_F_RDONLY_PROG,
+);
+const VLANS: Shape = shape(
+    "VLANS",
     MapType::DevMapHash,
     4,
     8,
@@ -196,8 +216,18 @@ const COUNTER_IDS: Shape = shape(
     BPF_F_NO_PREALLOC,
 );
 
+const TRACE: Shape = shape(
+    "TRACE",
+    MapType::Array,
+    4,
+    size_of::<TraceFilter>(),
+    Some(1),
+    0,
+);
+const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
+
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 17] = [
+pub(super) const NAMES: [&str; 21] = [
     FIB6.name,
     FIB4.name,
     TABLES.name,
@@ -208,13 +238,30 @@ pub(super) const NAMES: [&str; 17] = [
     KEPT.name,
     INSIDE.name,
     NEXT_HOPS.name,
+    GROUPS.name,
     NEIGHBOURS.name,
     PORTS.name,
     TX.name,
+    VLANS.name,
     PREFIX_CNT.name,
     PORT_CNT.name,
     RIB.name,
     COUNTER_IDS.name,
+    TRACE.name,
+    EVENTS.name,
+];
+
+/// Those a program counts and tells into: a copy of it on trial has its own. The tallies of stage 1
+/// lie beside its entries, so it has a table of its own too, and a header and a generation with it.
+pub(super) const TOLD: [&str; 8] = [
+    TABLES.name,
+    HEADERS.name,
+    ACTIVE.name,
+    CARRIED.name,
+    PREFIX_CNT.name,
+    PORT_CNT.name,
+    TRACE.name,
+    EVENTS.name,
 ];
 
 impl Maps {
@@ -226,9 +273,11 @@ impl Maps {
             fib4: typed(folder, &FIB4)?,
             tables: typed(folder, &TABLES)?,
             next_hops: typed(folder, &NEXT_HOPS)?,
+            groups: typed(folder, &GROUPS)?,
             neighbours: typed(folder, &NEIGHBOURS)?,
             ports: typed(folder, &PORTS)?,
             tx: typed(folder, &TX)?,
+            vlans: typed(folder, &VLANS)?,
             prefix_counters: typed(folder, &PREFIX_CNT)?,
             port_counters: typed(folder, &PORT_CNT)?,
             rib: typed(folder, &RIB)?,
@@ -302,6 +351,13 @@ fn unreadable(map: &'static str, source: std::io::Error) -> Error {
         action: "read it",
         source: MapError::IoError(source),
     }
+}
+
+/// The question that `netmesh trace` asks, and the ring the answers come in.
+pub(super) fn trace(
+    folder: &Folder,
+) -> Result<(Array<MapData, TraceFilter>, RingBuf<MapData>), Error> {
+    Ok((typed(folder, &TRACE)?, typed(folder, &EVENTS)?))
 }
 
 /// The pinned map's own description, once it is known to fit.

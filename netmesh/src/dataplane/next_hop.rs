@@ -19,7 +19,7 @@ use super::maps::{Maps, gone};
 use super::neighbour::{self, Lookup};
 use super::sys::Mapping;
 use super::{Error, neighbour::encode};
-use crate::plan::facts::{Device, NamespaceFacts};
+use crate::plan::facts::{self, Device, NamespaceFacts};
 
 /// What names a next hop.
 type Identity = (u32, u8, [u8; 16], u8);
@@ -59,9 +59,9 @@ impl NextHops {
         Ok(table)
     }
 
-    /// No slot is left.
-    pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+    /// Slots left.
+    pub(super) fn room(&self) -> usize {
+        self.free.len()
     }
 
     /// The slot for a next hop, made if need be, refreshed in any case.
@@ -93,7 +93,7 @@ impl NextHops {
         })?;
         self.set_link(id, Link::UNRESOLVED);
         self.store(id, &hop);
-        if hop.flags == 0
+        if hop.has_neighbour()
             && let Some(address) = address
             && let Err(error) = self.follow(maps, id, device.ifindex, address)
         {
@@ -166,7 +166,7 @@ impl NextHops {
                 hop.source_mac = device.mac.unwrap_or_default();
                 self.store(id, &hop);
             }
-            if let Some(address) = decode(&hop).filter(|_| hop.flags == 0) {
+            if let Some(address) = decode(&hop).filter(|_| hop.has_neighbour()) {
                 self.settle(id, hop.ifindex, address, &kernel)?;
             }
         }
@@ -279,7 +279,12 @@ fn flags(device: &Device, connected: bool) -> u8 {
     } else {
         0
     };
-    layer3 | if connected { NextHop::CONNECTED } else { 0 }
+    let vlan = if device.kind == facts::VLAN {
+        NextHop::VLAN
+    } else {
+        0
+    };
+    layer3 | vlan | if connected { NextHop::CONNECTED } else { 0 }
 }
 
 fn neighbour_key(ifindex: u32, address: IpAddr) -> NeighbourKey {

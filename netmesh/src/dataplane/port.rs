@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
-use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS};
+use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS, vlan_key};
 
 use super::instance::View;
 use super::maps::{found, gone};
@@ -42,32 +42,42 @@ impl Instance {
             Sources::Behind => PortEntry::SOURCES_BEHIND,
             Sources::External => PortEntry::EXTERNAL,
         };
+        let xdp = if port.hook == Hook::Tc {
+            0
+        } else {
+            PortEntry::XDP
+        };
+        // In XDP the device below does the sending and receiving.
+        let below = device.vlan.filter(|_| port.hook != Hook::Tc);
         let entry = PortEntry {
             slot,
-            flags: layer3 | sources,
+            flags: layer3 | sources | xdp,
             mac: device.mac.unwrap_or_default(),
-            reserved: 0,
+            vlan: below.map_or(0, |vlan| vlan.vid),
         };
         let maps = self.maps();
         maps.ports
             .insert(device.ifindex, entry, 0)
             .map_err(|source| fail("PORTS", "add a port", source))?;
-        if port.hook == Hook::Tc {
-            return Ok(());
+        if port.hook != Hook::Tc {
+            let egress = below.map_or(device.ifindex, |vlan| vlan.device);
+            let added = maps.tx.insert(device.ifindex, egress, None, 0);
+            added.map_err(|error| not_added("TX", error))?;
         }
-        maps.tx
-            .insert(device.ifindex, device.ifindex, None, 0)
-            .map_err(|error| match error {
-                XdpMapError::MapError(source) => fail("TX", "add a port", source),
-                XdpMapError::ChainedProgramNotSupported => {
-                    fail("TX", "add a port", MapError::ProgIdNotSupported)
-                }
-            })
+        if let Some(key) = device.vlan.and_then(|vlan| vlan_key(vlan.device, vlan.vid)) {
+            let added = maps.vlans.insert(key, device.ifindex, None, 0);
+            added.map_err(|error| not_added("VLANS", error))?;
+        }
+        Ok(())
     }
 
     /// Makes the programs forget a device. One they do not know is fine.
     pub(super) fn remove_port(&mut self, ifindex: u32) -> Result<(), Error> {
+        let keys = self.vlan_keys(ifindex)?;
         let maps = self.maps();
+        for key in keys {
+            gone(maps.vlans.remove(key), "VLANS", "remove a port")?;
+        }
         gone(maps.tx.remove(ifindex), "TX", "remove a port")?;
         gone(maps.ports.remove(&ifindex), "PORTS", "remove a port")
     }
@@ -107,6 +117,14 @@ impl Instance {
         self.set_port_counters(slot, zero)?;
         Ok(slot)
     }
+}
+
+fn not_added(map: &'static str, error: XdpMapError) -> Error {
+    let source = match error {
+        XdpMapError::MapError(source) => source,
+        XdpMapError::ChainedProgramNotSupported => MapError::ProgIdNotSupported,
+    };
+    fail(map, "add a port", source)
 }
 
 fn fail(map: &'static str, action: &'static str, source: MapError) -> Error {

@@ -65,7 +65,8 @@ fn errno(error: &ProgramError) -> Option<i32> {
     None
 }
 
-fn words(error: &dyn std::error::Error) -> String {
+/// An error and its causes in one line.
+pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netmesh_common::table::{Action, Link, NextHop, Origin, PrefixKey, RibEntry};
+use netmesh_common::table::{Action, NextHop, Origin, PrefixKey, RibEntry};
 use serde::Serialize;
 
+use super::group::{self, Way};
 use super::next_hop;
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::FibRoute;
@@ -22,7 +23,7 @@ pub struct RouteRow {
     pub route: FibRoute,
     /// It is the one the data plane follows.
     pub active: bool,
-    /// Next hop's link-layer address, where one is needed and known.
+    /// The next hop's link-layer address is known, where one is needed; of several, all of them.
     pub resolved: Option<bool>,
 }
 
@@ -32,7 +33,7 @@ pub struct Match {
     /// The route, as the RIB has it.
     #[serde(flatten)]
     pub row: RouteRow,
-    /// The link-layer address packets are sent to, where it is known.
+    /// The link-layer address packets are sent to, where there is one and it is known.
     pub link_address: Option<[u8; 6]>,
     /// The prefix has a counter of its own.
     pub counted: bool,
@@ -62,39 +63,44 @@ pub(super) fn row(
     prefix: &PrefixKey,
     origin: Origin,
     entry: &RibEntry,
-    hop: &NextHop,
+    way: &Way,
     active: bool,
     facts: &NamespaceFacts,
 ) -> Option<RouteRow> {
-    let needs_neighbour = entry.action == Action::Forward as u8 && hop.flags == 0;
+    let forwards = entry.action == Action::Forward as u8;
     Some(RouteRow {
         prefix: decode_prefix(prefix)?,
         origin,
-        route: decode_route(entry, hop, facts),
+        route: decode_route(entry, way, facts),
         active,
-        resolved: needs_neighbour.then(|| Link(hop.link).mac().is_some()),
+        resolved: way.resolved().filter(|_| forwards),
     })
 }
 
-fn decode_route(entry: &RibEntry, hop: &NextHop, facts: &NamespaceFacts) -> FibRoute {
+fn decode_route(entry: &RibEntry, way: &Way, facts: &NamespaceFacts) -> FibRoute {
     // A device that is gone has no name; the number says so to people and to the diff.
-    let link = || {
+    let link = |hop: &NextHop| {
         facts
             .name_of(hop.ifindex)
             .cloned()
             .unwrap_or_else(|| format!("if{}?", hop.ifindex))
     };
-    match Action::from_u8(entry.action) {
-        Some(Action::Forward) => FibRoute::Via {
+    match (Action::from_u8(entry.action), way) {
+        (Some(Action::Forward), Way::One(hop)) => FibRoute::Via {
             gateway: next_hop::decode(hop),
-            link: link(),
+            link: link(hop),
         },
-        Some(Action::Connected) => FibRoute::Connected { link: link() },
-        Some(Action::Local) => FibRoute::Local,
-        Some(Action::Unreachable) => FibRoute::Unreachable,
-        Some(Action::Prohibit) => FibRoute::Prohibit,
-        Some(Action::Blackhole) => FibRoute::Blackhole,
-        Some(Action::Punt) | None => FibRoute::Punt,
+        (Some(Action::Forward), Way::Several(hops)) => FibRoute::through(
+            hops.iter()
+                .map(|(hop, weight)| group::path(hop, *weight, link(hop)))
+                .collect(),
+        ),
+        (Some(Action::Connected), Way::One(hop)) => FibRoute::Connected { link: link(hop) },
+        (Some(Action::Local), _) => FibRoute::Local,
+        (Some(Action::Unreachable), _) => FibRoute::Unreachable,
+        (Some(Action::Prohibit), _) => FibRoute::Prohibit,
+        (Some(Action::Blackhole), _) => FibRoute::Blackhole,
+        (Some(Action::Punt | Action::Connected) | None, _) => FibRoute::Punt,
     }
 }
 

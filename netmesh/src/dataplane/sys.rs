@@ -22,6 +22,8 @@ pub(super) struct LinkFacts {
     pub(super) ifindex: u32,
     /// Id of the program behind it.
     pub(super) program: u32,
+    /// Its own.
+    pub(super) id: u32,
 }
 
 /// Opens a pinned object.
@@ -99,6 +101,7 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     Ok(LinkFacts {
         ifindex,
         program: info.prog_id,
+        id: info.id,
     })
 }
 
@@ -297,6 +300,13 @@ pub(super) fn namespace_cookie() -> io::Result<u64> {
 pub(super) fn lock(path: &Path) -> io::Result<File> {
     let file = File::open(path)?;
     file.lock()?;
+    Ok(file)
+}
+
+/// The same, but does not wait.
+pub(super) fn try_lock(path: &Path) -> io::Result<File> {
+    let file = File::open(path)?;
+    file.try_lock().map_err(io::Error::from)?;
     Ok(file)
 }
 

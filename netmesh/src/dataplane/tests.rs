@@ -2,9 +2,11 @@
 //! namespace and a bpffs of its own.
 
 mod attach;
+mod group;
 mod instance;
 mod lab;
 mod lines;
 mod neighbour;
 mod route;
 mod traffic;
+mod vlan;

@@ -37,7 +37,7 @@ impl Instance {
             let path = self.folder.links().join(&name);
             let hook = name.split_once('-').map_or("", |(hook, _)| hook);
             match hook {
-                "xdp" | "xdpgeneric" => update(&path, &program("netmesh_xdp"))?,
+                "xdp" | "xdpvlan" | "xdpgeneric" => update(&path, &program("netmesh_xdp"))?,
                 "pass" => update(&path, &program("netmesh_pass"))?,
                 "tcx" => update(&path, &program("netmesh_tc"))?,
                 "clsact" => clsact::replace(&program("netmesh_tc"), &name, &path)?,

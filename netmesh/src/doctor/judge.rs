@@ -91,6 +91,8 @@ pub struct Machine {
     pub kinds: Result<BTreeMap<&'static str, Option<String>>, String>,
     /// Forwarding of IPv6 and IPv4 in this namespace.
     pub forwarding: [Option<String>; 2],
+    /// Chains of this namespace that filter or translate what is forwarded.
+    pub firewall: Result<Vec<String>, String>,
     /// Ports of the data plane in this namespace.
     pub ports: Result<Vec<Port>, String>,
 }
@@ -108,6 +110,7 @@ pub fn judge(machine: &Machine) -> Vec<Finding> {
     findings.extend(ports(&machine.ports));
     if machine.ports.as_ref().is_ok_and(|ports| !ports.is_empty()) {
         findings.extend(forwarding(&machine.forwarding));
+        findings.push(firewall(&machine.firewall));
     }
     findings
 }
@@ -292,7 +295,7 @@ fn ports(ports: &Result<Vec<Port>, String>) -> Vec<Finding> {
                 (Some(name), Some(warning)) => {
                     ok("port", format!("{name} ({})", port.link), warning).but(
                         Severity::Warning,
-                        "on its other end: ethtool -K DEV gro on".to_owned(),
+                        "on its other end: ethtool -K DEV gro on tx off".to_owned(),
                     )
                 }
                 (Some(name), None) => ok("port", format!("{name} ({})", port.link), meaning),
@@ -319,6 +322,22 @@ fn forwarding(values: &[Option<String>; 2]) -> Vec<Finding> {
         .collect()
 }
 
+fn firewall(chains: &Result<Vec<String>, String>) -> Finding {
+    let meaning = "the fast path passes the kernel's firewall by: what a chain drops or \
+                   translates on its way through is forwarded as it came";
+    let check = "firewall.forward";
+    match chains {
+        Ok(chains) if chains.is_empty() => ok(check, "no chain for what is forwarded", meaning),
+        Ok(chains) => ok(check, chains.join(", "), meaning).but(
+            Severity::Warning,
+            "filter on the hosts behind the ports, or leave it to the kernel: netmesh dataplane \
+             detach",
+        ),
+        Err(why) => ok(check, format!("not seen: {why}"), meaning)
+            .but(Severity::Warning, "sudo netmesh doctor; nft list ruleset"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -334,6 +353,7 @@ mod tests {
             jit: Some("1".into()),
             kinds: Ok(KINDS.iter().map(|(kind, ..)| (*kind, None)).collect()),
             forwarding: [Some("1".into()), Some("1".into())],
+            firewall: Ok(Vec::new()),
             ports: Ok(vec![Port {
                 name: Some("eth0".into()),
                 ifindex: 2,
@@ -364,7 +384,7 @@ mod tests {
     fn each_fault_is_one_finding_with_a_remedy() {
         use Severity::{Error, Note, Warning};
         type Change = fn(&mut Machine);
-        let table: [(Change, &'static str, Severity); 13] = [
+        let table: [(Change, &'static str, Severity); 15] = [
             (
                 |m| m.release = "5.10.0-31-amd64".into(),
                 "kernel.version",
@@ -394,6 +414,16 @@ mod tests {
             (
                 |m| m.forwarding[0] = Some("0".into()),
                 "forwarding.ipv6",
+                Warning,
+            ),
+            (
+                |m| m.firewall = Ok(vec!["inet filter forward".into()]),
+                "firewall.forward",
+                Warning,
+            ),
+            (
+                |m| m.firewall = Err("EPERM".into()),
+                "firewall.forward",
                 Warning,
             ),
             (|m| m.ports.as_mut().unwrap()[0].name = None, "port", Error),

@@ -1,7 +1,9 @@
 //! Links as the kernel lists them.
 
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+};
 
 use super::{Error, Kernel};
 use crate::plan::state::Namespace;
@@ -20,6 +22,10 @@ pub(super) struct RawLink {
     /// Link-layer address, only where frames have a link-layer header.
     pub(super) mac: Option<[u8; 6]>,
     pub(super) up: bool,
+    /// The device below is in another namespace.
+    pub(super) lower_elsewhere: bool,
+    /// Number of an 802.1Q VLAN, on its sub-interface.
+    pub(super) vid: Option<u16>,
     /// Device group; [`UNFINISHED`] on a link of ours that has no alias yet.
     pub(super) group: u32,
 }
@@ -102,11 +108,14 @@ fn parse(message: LinkMessage) -> RawLink {
             LinkAttribute::Group(group) => link.group = group,
             LinkAttribute::Controller(master) => link.master = Some(master),
             LinkAttribute::Link(lower) => link.lower = Some(lower),
+            LinkAttribute::LinkNetNsId(_) => link.lower_elsewhere = true,
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.try_into().ok(),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    if let LinkInfo::Kind(kind) = info {
-                        link.kind = kind_name(&kind);
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = kind_name(&kind),
+                        LinkInfo::Data(InfoData::Vlan(data)) => link.vid = vid(&data),
+                        _ => {}
                     }
                 }
             }
@@ -114,6 +123,16 @@ fn parse(message: LinkMessage) -> RawLink {
         }
     }
     link
+}
+
+/// The number of a VLAN whose tag is one of 802.1Q.
+fn vid(data: &[InfoVlan]) -> Option<u16> {
+    let plain = |info: &InfoVlan| *info == InfoVlan::Protocol(VlanProtocol::Ieee8021Q);
+    let number = data.iter().find_map(|info| match info {
+        InfoVlan::Id(vid) => Some(*vid),
+        _ => None,
+    });
+    number.filter(|vid| *vid != 0 && data.iter().any(plain))
 }
 
 /// The kernel's own word for a kind.

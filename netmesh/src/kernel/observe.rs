@@ -14,8 +14,8 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::link::{RawLink, UNFINISHED};
-use super::{Error, Kernel, netns, sysctl};
-use crate::plan::facts::{Device, NamespaceFacts};
+use super::{Error, Kernel, ethtool, netns, sysctl};
+use crate::plan::facts::{self, Device, NamespaceFacts, Vlan};
 use crate::plan::foreign::ForeignRoute;
 use crate::plan::state::{
     ALIAS_PREFIX, Address, Link, LinkKind, LinkName, MOVED_SUFFIX, Namespace, NamespaceState,
@@ -262,7 +262,16 @@ impl Kernel {
     /// When the kernel cannot be read.
     pub async fn facts(&mut self, namespace: &Namespace) -> Result<NamespaceFacts, Error> {
         let mut facts = NamespaceFacts::default();
-        for link in self.links(namespace).await? {
+        let links = self.links(namespace).await?;
+        let carriers: BTreeSet<u32> = links
+            .iter()
+            .filter(|link| link.kind == facts::VLAN && !link.lower_elsewhere)
+            .filter_map(|link| link.lower)
+            .collect();
+        for link in links {
+            let vlan = link.vid.zip(link.lower);
+            let takes_tags_off =
+                carriers.contains(&link.ifindex) && ethtool::takes_tags_off(namespace, &link.name);
             facts.devices.insert(
                 link.name,
                 Device {
@@ -271,6 +280,10 @@ impl Kernel {
                     mtu: link.mtu,
                     kind: link.kind,
                     up: link.up,
+                    vlan: vlan
+                        .filter(|_| !link.lower_elsewhere)
+                        .map(|(vid, device)| Vlan { device, vid }),
+                    takes_tags_off,
                 },
             );
         }
@@ -294,9 +307,11 @@ impl Kernel {
                     _ => None,
                 });
             if let (true, Some(address), Some(mac)) = (usable, destination(&message), mac) {
-                facts
-                    .neighbours
-                    .insert((message.header.ifindex, address), mac);
+                let key = (message.header.ifindex, address);
+                facts.neighbours.insert(key, mac);
+                if message.header.state == NeighbourState::Permanent {
+                    facts.permanent.insert(key);
+                }
             }
         }
         Ok(facts)

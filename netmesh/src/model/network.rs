@@ -38,7 +38,7 @@ pub(super) const RESOURCE_FIELDS: [&str; 11] = [
 ];
 
 /// Fields of an exit.
-pub(super) const EXIT_FIELDS: [&str; 3] = ["priority", "numbered", "ipv4"];
+pub(super) const EXIT_FIELDS: [&str; 4] = ["priority", "weight", "numbered", "ipv4"];
 
 /// MTU of a WireGuard device on a 1500-byte underlay: 40 bytes IPv6, 8 UDP, 32 WireGuard.
 const DEFAULT_MTU: u16 = 1420;
@@ -94,8 +94,10 @@ pub struct Resource {
 /// What makes a resource an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Exit {
-    /// The lowest is preferred.
+    /// Only those of the lowest are used.
     pub priority: u16,
+    /// Its share of the resources, relative to the other exits of its priority.
+    pub weight: u16,
     /// Return routes use the numbered address on the segment instead of the link-local one.
     pub numbered: bool,
     /// Members send their IPv4 default route here too.
@@ -115,26 +117,6 @@ impl Network {
         self.resources
             .iter()
             .filter(move |peer| peer.name != resource.name)
-    }
-
-    /// The exit with the lowest priority, by name among equals.
-    #[must_use]
-    pub fn preferred_exit(&self) -> Option<&Resource> {
-        self.resources
-            .iter()
-            .filter_map(|resource| Some((resource.exit?.priority, &resource.name, resource)))
-            .min_by_key(|(priority, name, _)| (*priority, (*name).clone()))
-            .map(|(_, _, resource)| resource)
-    }
-
-    /// The exit a resource sends its default route to; an exit has none but itself.
-    #[must_use]
-    pub fn exit_for(&self, resource: &Resource) -> Option<&Resource> {
-        if resource.exit.is_some() {
-            None
-        } else {
-            self.preferred_exit()
-        }
     }
 
     /// Every name and address of a resource.
@@ -291,6 +273,7 @@ fn read_resource(reader: &mut Reader<'_>) -> Option<Resource> {
                 .inner(object, node, &EXIT_FIELDS)
                 .map(|mut reader| Exit {
                     priority: reader.number("priority", 0..=65535).map_or(100, to_u16),
+                    weight: reader.number("weight", 1..=256).map_or(1, to_u16),
                     numbered: reader.boolean("numbered").unwrap_or(false),
                     ipv4: reader.boolean("ipv4").unwrap_or(false),
                 });

@@ -70,8 +70,10 @@ documents! {
 
     /// What makes a resource an exit.
     ExitDocument {
-        /// The lowest is preferred; 100 by default.
+        /// Only those of the lowest are used; 100 by default.
         priority: Option<u16>,
+        /// Its share of the resources among exits of its priority; 1 by default, at most 256.
+        weight: Option<u16>,
         /// Return routes use the numbered address on the segment.
         numbered: Option<bool>,
         /// Members send their IPv4 default route here too.

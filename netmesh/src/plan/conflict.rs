@@ -168,7 +168,10 @@ fn routes(
             continue;
         }
         let mut others = seen.foreign.routes.get(key).into_iter().flatten();
-        if let Some(other) = others.find(|other| !purged(other, seen, want)) {
+        let stays = |other: &&ForeignRoute| {
+            !purged(other, seen, want) && !goes_with_its_address(key, other, seen, want)
+        };
+        if let Some(other) = others.find(stays) {
             found.push(Conflict::Route {
                 namespace: namespace.clone(),
                 key: *key,
@@ -176,6 +179,21 @@ fn routes(
             });
         }
     }
+}
+
+/// The kernel's route of a subnet, made with an address of ours that the plan takes away: a prefix
+/// that moves to another member.
+fn goes_with_its_address(
+    key: &RouteKey,
+    route: &ForeignRoute,
+    seen: &NamespaceState,
+    want: &NamespaceState,
+) -> bool {
+    let mut leaving = seen.addresses.difference(&want.addresses);
+    route.made_by_kernel()
+        && leaving.any(|address| {
+            Some(&address.link) == route.link.as_ref() && address.address.trunc() == key.destination
+        })
 }
 
 fn advertised(
@@ -371,5 +389,35 @@ mod tests {
         let ours = want.namespaces[&Namespace::Node].routes.clone();
         seen.namespace(&Namespace::Node).routes = ours;
         assert_eq!(conflicts(&seen, &want), []);
+    }
+
+    /// A subnet of ours that moves behind a tunnel: the kernel takes its route of it back with the
+    /// address. One whose address stays is in the way.
+    #[test]
+    fn the_kernel_s_route_of_an_address_that_goes_is_not_in_the_way() {
+        let key = RouteKey::new("10.1.2.0/24".parse().unwrap());
+        let at = |link: &str| Address {
+            link: link.into(),
+            address: "10.1.2.254/24".parse().unwrap(),
+        };
+        let route = |link: &str| Route {
+            action: RouteAction::Via {
+                gateway: None,
+                link: link.into(),
+            },
+            source: None,
+        };
+        let (mut seen, mut want) = (State::default(), State::default());
+        let node = seen.namespace(&Namespace::Node);
+        node.addresses.insert(at("br-102"));
+        let found = vec![foreign(2, route("br-102"))];
+        node.foreign.routes.insert(key, found);
+        let node = want.namespace(&Namespace::Node);
+        node.routes.insert(key, route("wg-103"));
+        assert_eq!(conflicts(&seen, &want), []);
+        want.namespace(&Namespace::Node)
+            .addresses
+            .insert(at("br-102"));
+        assert_eq!(conflicts(&seen, &want).len(), 1);
     }
 }

@@ -405,28 +405,29 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
     });
 }
 
-/// Every prefix of a network leads to its exit's address on the segment.
+/// Every prefix of a network leads to the address on the segment of the exit its resource uses:
+/// from any other one WireGuard would not take the packets.
 fn return_routes(
     node: &mut NamespaceState,
     fib: &mut BTreeMap<IpNet, FibRoute>,
     network: &Network,
     router: &Router,
 ) {
-    let Some(exit) = network.preferred_exit() else {
-        return;
-    };
-    let derived = network.derive(exit);
-    let via = if exit.exit.as_ref().is_some_and(|exit| exit.numbered) {
-        derived.segment_address.addr()
-    } else {
-        derived.segment_link_local.addr()
-    };
-    let via = IpAddr::V6(via);
-    node.neighbours.insert(Neighbour {
-        link: router.segment.clone(),
-        address: via,
-    });
     for resource in &network.resources {
+        let Some(exit) = network.entrance_of(resource) else {
+            continue;
+        };
+        let derived = network.derive(exit);
+        let via = if exit.exit.as_ref().is_some_and(|exit| exit.numbered) {
+            derived.segment_address.addr()
+        } else {
+            derived.segment_link_local.addr()
+        };
+        let via = IpAddr::V6(via);
+        node.neighbours.insert(Neighbour {
+            link: router.segment.clone(),
+            address: via,
+        });
         let prefix = IpNet::V6(network.derive(resource).prefix_v6);
         put_route(node, prefix, Some(via), &router.segment, None);
         fib.insert(

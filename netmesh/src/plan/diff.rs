@@ -442,6 +442,9 @@ fn put_dataplane(pair: &Pair<'_>, steps: &mut Vec<Step>) {
         let stale = match route {
             super::state::FibRoute::Via { link, .. }
             | super::state::FibRoute::Connected { link } => pair.link_goes(link),
+            super::state::FibRoute::Paths(paths) => {
+                paths.iter().any(|path| pair.link_goes(&path.link))
+            }
             super::state::FibRoute::Local
             | super::state::FibRoute::Unreachable
             | super::state::FibRoute::Prohibit

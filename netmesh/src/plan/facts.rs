@@ -15,6 +15,8 @@ pub struct NamespaceFacts {
     pub devices: BTreeMap<LinkName, Device>,
     /// Link-layer addresses of neighbours that are usable now, by interface index and address.
     pub neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
+    /// Those of them that somebody entered for good (`NUD_PERMANENT`).
+    pub permanent: BTreeSet<(u32, IpAddr)>,
     /// Every address, with the interface index that holds it.
     pub addresses: BTreeSet<(u32, IpNet)>,
 }
@@ -32,9 +34,33 @@ pub struct Device {
     pub kind: String,
     /// Administratively up.
     pub up: bool,
+    /// The device below a VLAN sub-interface, where XDP can stand in for the sub-interface: its
+    /// tag is one of 802.1Q and the device is in the same namespace.
+    pub vlan: Option<Vlan>,
+    /// The receive side takes VLAN tags off before XDP sees a frame (`rx-vlan-offload`). Asked
+    /// only of devices that carry VLAN sub-interfaces.
+    pub takes_tags_off: bool,
 }
 
+/// What a VLAN sub-interface stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vlan {
+    /// Interface index of the device below.
+    pub device: u32,
+    /// The VLAN's number, 1 to 4094.
+    pub vid: u16,
+}
+
+/// [`Device::kind`] of a VLAN sub-interface.
+pub const VLAN: &str = "vlan";
+
 impl NamespaceFacts {
+    /// VLAN sub-interfaces of a device.
+    pub fn vlans_of(&self, ifindex: u32) -> impl Iterator<Item = (&LinkName, &Device)> {
+        let on = move |device: &Device| device.vlan.is_some_and(|vlan| vlan.device == ifindex);
+        self.devices.iter().filter(move |(_, device)| on(device))
+    }
+
     /// The name behind an interface index.
     #[must_use]
     pub fn name_of(&self, ifindex: u32) -> Option<&LinkName> {

@@ -54,6 +54,12 @@ impl Foreign {
 }
 
 impl ForeignRoute {
+    /// The kernel made it of an address.
+    #[must_use]
+    pub const fn made_by_kernel(&self) -> bool {
+        self.protocol == KERNEL
+    }
+
     /// It comes from a router advertisement.
     #[must_use]
     pub const fn advertised(&self) -> bool {

@@ -254,6 +254,8 @@ pub enum FibRoute {
         /// Egress link.
         link: LinkName,
     },
+    /// Forward each flow through one of several next hops, in order; see [`FibRoute::through`].
+    Paths(Vec<Path>),
     /// Directly connected through this link: the kernel delivers.
     Connected {
         /// The link.
@@ -269,6 +271,34 @@ pub enum FibRoute {
     Blackhole,
     /// Left to the kernel.
     Punt,
+}
+
+/// One of a route's next hops.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Path {
+    /// Next hop; `None` when the device has no neighbours.
+    pub gateway: Option<IpAddr>,
+    /// Egress link.
+    pub link: LinkName,
+    /// Its share of the flows, relative to the others': 1 to 256.
+    pub weight: u16,
+}
+
+impl FibRoute {
+    /// The route through these next hops, in the one form in which they are compared; without
+    /// any there is no way.
+    #[must_use]
+    pub fn through(mut paths: Vec<Path>) -> Self {
+        paths.sort();
+        match paths.as_slice() {
+            [] => Self::Unreachable,
+            [Path { gateway, link, .. }] => Self::Via {
+                gateway: *gateway,
+                link: link.clone(),
+            },
+            _ => Self::Paths(paths),
+        }
+    }
 }
 
 impl RouteKey {

@@ -383,6 +383,17 @@ impl fmt::Display for FibRoute {
                 gateway: None,
                 link,
             } => write!(f, "dev {link}"),
+            Self::Paths(paths) => {
+                for (i, path) in paths.iter().enumerate() {
+                    let blank = if i == 0 { "" } else { " " };
+                    write!(f, "{blank}nexthop ")?;
+                    if let Some(gateway) = path.gateway {
+                        write!(f, "via {gateway} ")?;
+                    }
+                    write!(f, "dev {} weight {}", path.link, path.weight)?;
+                }
+                Ok(())
+            }
             Self::Connected { link } => write!(f, "connected dev {link}"),
             Self::Local => f.write_str("local"),
             Self::Unreachable => f.write_str("unreachable"),

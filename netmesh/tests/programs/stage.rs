@@ -9,14 +9,23 @@ use netmesh_common::lines::tally::{self, Tally};
 use netmesh_common::lines::{Bucket, Class, Direction, HEADER, Place, Shape, Table, WORDS, place};
 use netmesh_common::table::{Port, PrefixCounters, PrefixKey};
 
-use super::cases::reference::{Hook, Router};
-use super::cases::{Outcome, all, lab};
-use super::{Kernel, alone};
+use super::alone;
+use super::kernel::Kernel;
+use crate::cases::reference::{Hook, Router};
+use crate::cases::{Outcome, all, lab};
+
+/// Keys of the table: any that mix well.
+const KEYS: [u64; 4] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xbf58_476d_1ce4_e5b9,
+    0x94d0_49bb_1331_11eb,
+    0xd6e8_feb8_6659_fd93,
+];
 
 impl Kernel {
     /// Puts what stage 1 can hold into stage 1 as well.
     pub(super) fn fill_lines(&mut self, router: &Router) {
-        let shape = Shape::for_entries(1, 1, [3; 4]);
+        let shape = Shape::for_entries(1, 1, KEYS);
         let memory: Vec<AtomicU64> = (0..shape.buckets() as usize * WORDS)
             .map(|_| AtomicU64::new(0))
             .collect();
@@ -31,7 +40,8 @@ impl Kernel {
                 reserved: [0; 2],
             })
         };
-        let mut classes: Array<_, u64> = self.ebpf.map_mut("CLASSES").unwrap().try_into().unwrap();
+        let mut classes: Array<_, u64> =
+            self.object.map_mut("CLASSES").unwrap().try_into().unwrap();
         for (class, (prefix, entry)) in (1..).zip(&router.fib) {
             let Place::Exact(key) = place_of(prefix) else {
                 continue;
@@ -60,12 +70,12 @@ impl Kernel {
             }
         }
         let mut headers: Array<_, [u64; HEADER]> =
-            self.ebpf.map_mut("HEADERS").unwrap().try_into().unwrap();
+            self.object.map_mut("HEADERS").unwrap().try_into().unwrap();
         headers.set(1, table.header(), 0).unwrap();
-        let mut active: Array<_, u64> = self.ebpf.map_mut("ACTIVE").unwrap().try_into().unwrap();
+        let mut active: Array<_, u64> = self.object.map_mut("ACTIVE").unwrap().try_into().unwrap();
         active.set(0, 1, 0).unwrap();
         let mut tables: ArrayOfMaps<_, Array<MapData, Bucket>> =
-            self.ebpf.map_mut("TABLES").unwrap().try_into().unwrap();
+            self.object.map_mut("TABLES").unwrap().try_into().unwrap();
         tables.set(1, &lines, 0).unwrap();
         self.lines = Some(lines);
     }
@@ -138,7 +148,7 @@ fn a_tally_is_carried_before_it_runs_over() {
             };
             assert_eq!(tally::unpacked(held[1]), second, "{hook:?}");
             let carried: HashMap<_, u64, PrefixCounters> =
-                kernel.ebpf.map("CARRIED").unwrap().try_into().unwrap();
+                kernel.object.map("CARRIED").unwrap().try_into().unwrap();
             let sum = carried.get(&SEGMENT, 0).unwrap();
             let wanted = PrefixCounters {
                 to_packets: before.packets + one.packets,

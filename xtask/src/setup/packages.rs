@@ -25,7 +25,7 @@ pub(crate) struct Package {
 type Needed = (&'static [&'static str], &'static str, fn() -> bool);
 
 /// What is needed whatever the compiler.
-const NEEDED: [Needed; 3] = [
+const NEEDED: [Needed; 4] = [
     (
         &["gcc", "libc6-dev"],
         "to link what rustc compiles, and to compile the C in ring",
@@ -35,6 +35,11 @@ const NEEDED: [Needed; 3] = [
         &["iproute2"],
         "`ip` and `tc`: the tests' second opinion on what netmesh did",
         has_ip,
+    ),
+    (
+        &["nftables"],
+        "a firewall for `netmesh doctor` to find, in the tests",
+        has_nft,
     ),
     (
         &["wireguard-tools", "wireguard-go"],
@@ -171,6 +176,10 @@ fn compiles_c() -> bool {
 
 fn has_wireguard() -> bool {
     output("wg", &["--version"]).is_some() && output("wireguard-go", &["--version"]).is_some()
+}
+
+fn has_nft() -> bool {
+    output("nft", &["--version"]).is_some()
 }
 
 fn has_ip() -> bool {

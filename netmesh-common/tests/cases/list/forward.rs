@@ -1,5 +1,6 @@
 //! Packets that leave, and how they are counted.
 
+use netmesh_common::header::SHORTEST_FRAME;
 use netmesh_common::table::{FibEntry, Port};
 use netmesh_common::verdict::{DropReason as D, PuntReason as P};
 
@@ -55,6 +56,14 @@ pub(super) fn forwarded() -> Vec<Case> {
         ),
         leaves("no next header, no payload", BCP38, nothing, SEGMENT, s, i),
         leaves(
+            "a next header, but no payload",
+            BCP38,
+            v6(BEHIND, INSIDE, 64, 0),
+            SEGMENT,
+            s,
+            i,
+        ),
+        leaves(
             "to the default route",
             BCP38,
             v6(BEHIND, FAR, 64, 60),
@@ -95,37 +104,34 @@ pub(super) fn forwarded() -> Vec<Case> {
         s,
         FibEntry::UNCOUNTED,
     ));
-    cases.push(padded());
+    cases.extend(padded());
     cases
 }
 
-/// A short IPv4 packet in a frame of the least length: the kernel's router cuts the padding off,
-/// and so does TC; XDP sends the frame as it came.
-fn padded() -> Case {
-    let packet = v4(BEHIND4, INSIDE4, 64, 8);
-    let tc = out(&packet, SEGMENT, C4_SEGMENT, C4_INGRESS);
-    let pad = |bytes: &[u8]| [bytes, &[0; 18]].concat();
-    let xdp = match tc.clone() {
-        Outcome::Forward {
-            ifindex,
-            bytes,
-            to,
-            from,
-        } => Outcome::Forward {
-            ifindex,
-            bytes: pad(&bytes),
-            to,
-            from,
-        },
-        other => other,
+/// What follows the packet is not counted, and the kernel's router cuts it off; but XDP sends the
+/// frame as it is and leaves the padding that Ethernet needs.
+fn padded() -> Vec<Case> {
+    let case = |name, payload: usize, surplus: usize| {
+        let packet = v4(BEHIND4, INSIDE4, 64, payload);
+        let tc = out(&packet, SEGMENT, C4_SEGMENT, C4_INGRESS);
+        let input = [ethernet(packet), vec![0; surplus]].concat();
+        let mut xdp = tc.clone();
+        if let Outcome::Forward { bytes, .. } = &mut xdp {
+            bytes.resize(bytes.len().max(SHORTEST_FRAME), 0);
+        }
+        Case {
+            name,
+            flags: BCP38,
+            input: plain(input),
+            tc,
+            xdp: Some(xdp),
+        }
     };
-    Case {
-        name: "padding is not counted, and is cut off by TC",
-        flags: BCP38,
-        input: plain(pad(&ethernet(packet))),
-        tc,
-        xdp: Some(xdp),
-    }
+    vec![
+        case("padding up to the least", 8, 18),
+        case("padding beyond the least", 8, 40),
+        case("bytes behind a long packet", 60, 7),
+    ]
 }
 
 pub(super) fn tunnels() -> Vec<Case> {
@@ -231,6 +237,7 @@ pub(super) fn segmented() -> Vec<Case> {
                 bytes: ethernet(packet),
                 segment_size,
                 segments,
+                ..Input::default()
             },
             tc,
             xdp: None,
@@ -272,6 +279,7 @@ fn padded_segments(packet: Vec<u8>) -> Case {
             bytes,
             segment_size: 1400,
             segments: 3,
+            ..Input::default()
         },
         tc: Outcome::Punt(P::Malformed),
         xdp: None,

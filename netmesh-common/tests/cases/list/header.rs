@@ -1,8 +1,9 @@
 //! What is not plain IP for this router, and what its headers make the kernel's.
 
+use netmesh_common::verdict::DropReason as D;
 use netmesh_common::verdict::PuntReason as P;
 
-use super::{BCP38, BEHIND, BEHIND4, EXTERNAL, INSIDE, INSIDE4, PLAIN, punt};
+use super::{BCP38, BEHIND, BEHIND4, EXTERNAL, INSIDE, INSIDE4, PLAIN, drop, punt};
 use crate::cases::Case;
 use crate::cases::lab::INGRESS_MAC;
 use crate::cases::packet::{ethernet, frame, v4, v6, with, with4};
@@ -61,12 +62,6 @@ pub(super) fn headers() -> Vec<Case> {
             "IPv4 by EtherType only",
             all,
             frame(INGRESS_MAC, 0x0800, good6()),
-            P::Malformed,
-        ),
-        punt(
-            "no payload but a next header",
-            all,
-            e(v6(BEHIND, INSIDE, 64, 0)),
             P::Malformed,
         ),
         punt(
@@ -149,11 +144,9 @@ pub(super) fn scopes() -> Vec<Case> {
         ("to a group", BEHIND, "ff02::1"),
         ("to a global group", BEHIND, "ff0e::1"),
         ("from a group", "ff02::1", INSIDE),
-        ("from nobody", "::", INSIDE),
         ("to nobody", BEHIND, "::"),
-        ("from loopback", "::1", INSIDE),
         ("to loopback", BEHIND, "::1"),
-        ("from v4-mapped", "::ffff:10.1.4.10", INSIDE),
+        ("from nobody to a group", "::", "ff02::16"),
     ] {
         let packet = ethernet(v6(source, destination, 255, 24));
         for flags in [BCP38, EXTERNAL] {
@@ -165,12 +158,43 @@ pub(super) fn scopes() -> Vec<Case> {
         ("IPv4 broadcast", BEHIND4, "255.255.255.255"),
         ("IPv4 to class E", BEHIND4, "240.0.0.1"),
         ("IPv4 to loopback", BEHIND4, "127.0.0.1"),
-        ("IPv4 link-local", "169.254.1.4", INSIDE4),
-        ("IPv4 from this network", "0.0.0.0", INSIDE4),
         ("IPv4 from loopback", "127.0.0.1", INSIDE4),
+        ("IPv4 from nobody to all", "0.0.0.0", "255.255.255.255"),
+        ("IPv4 link-local to this node", "169.254.1.4", "10.1.4.254"),
+        ("IPv4 on the link", "169.254.1.4", "169.254.1.5"),
     ] {
         let packet = ethernet(v4(source, destination, 64, 24));
         cases.push(punt(name, BCP38, packet, P::Scope));
+    }
+    cases
+}
+
+/// Sources that live nowhere: a port that believes every source leaves them to the kernel, which
+/// routes some of them; behind any other port nobody has them.
+pub(super) fn nowhere() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, source) in [
+        ("from nobody", "::"),
+        ("from loopback", "::1"),
+        ("from v4-mapped", "::ffff:10.1.4.10"),
+        ("from v4-compatible", "::1.2.3.4"),
+    ] {
+        let packet = ethernet(v6(source, INSIDE, 255, 24));
+        cases.push(punt(name, PLAIN, packet.clone(), P::Scope));
+        for flags in [BCP38, EXTERNAL] {
+            cases.push(drop(name, flags, packet.clone(), D::SourceInvalid));
+        }
+    }
+    for (name, source) in [
+        ("IPv4 link-local", "169.254.1.4"),
+        ("IPv4 from this network", "0.0.0.0"),
+        ("IPv4 from class E", "240.0.0.1"),
+    ] {
+        let packet = ethernet(v4(source, INSIDE4, 64, 24));
+        cases.push(punt(name, PLAIN, packet.clone(), P::Scope));
+        for flags in [BCP38, EXTERNAL] {
+            cases.push(drop(name, flags, packet.clone(), D::SourceInvalid));
+        }
     }
     cases
 }

@@ -8,7 +8,7 @@ use super::{drop, leaves, out, punt};
 use crate::cases::lab::{
     C_DEFAULT, C_INGRESS, C_SEGMENT, C4_DEFAULT, C4_SEGMENT, ELSEWHERE, SEGMENT, UPLINK,
 };
-use crate::cases::packet::{ethernet, plain, v4, v6};
+use crate::cases::packet::{ethernet, plain, v4, v6, with, with4};
 use crate::cases::{Case, Outcome};
 
 pub(super) fn actions() -> Vec<Case> {
@@ -106,6 +106,18 @@ pub(super) fn sources() -> Vec<Case> {
             "another prefix's source",
             BCP38,
             e(v6(TUNNELLED, INSIDE, 64, 60)),
+            invalid,
+        ),
+        drop(
+            "another prefix's source, with hop-by-hop options",
+            BCP38,
+            e(with(v6(TUNNELLED, INSIDE, 64, 60), 6, 0)),
+            invalid,
+        ),
+        drop(
+            "another prefix's source, with IPv4 options",
+            BCP38,
+            e(with4(v4("1.1.1.1", INSIDE4, 64, 60), 0, 0x46)),
             invalid,
         ),
         drop(
@@ -258,7 +270,13 @@ pub(super) fn edges() -> Vec<Case> {
             D::Martian,
         ),
     ];
-    for source in ["fd00::1", "2001:db8::1", "100::1", "fec0::1"] {
+    for source in [
+        "fd00::1",
+        "2001:db8::1",
+        "100::1",
+        "100:0:0:1::1",
+        "fec0::1",
+    ] {
         cases.push(drop("a martian from outside", x, from(source), D::Martian));
     }
     for source in [

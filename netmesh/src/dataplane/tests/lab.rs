@@ -74,6 +74,8 @@ pub(super) fn facts() -> NamespaceFacts {
                 .unwrap_or_default()
                 .to_owned(),
             up: true,
+            vlan: None,
+            takes_tags_off: false,
         };
         let name = link["ifname"].as_str().unwrap().to_owned();
         facts.devices.insert(name, device);

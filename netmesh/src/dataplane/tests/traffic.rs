@@ -207,6 +207,38 @@ fn both_ways(hook: Hook) {
     }
 }
 
+/// A veth end without NAPI takes no frame of XDP, and no device one beyond its MTU.
+#[test]
+fn what_no_device_takes_is_counted_as_lost() {
+    alone(|| {
+        let lab = Lab::new();
+        let mut instance = Instance::create("router", here()).unwrap();
+        Lab::route(&mut instance);
+        for n in [0, 1] {
+            let name = format!("port{n}");
+            instance.attach(&name, port(Hook::Xdp), &facts()).unwrap();
+        }
+        lab.left.run(|| send("2001:db8:0::1", "2001:db8:1::1"));
+        let row = |name| counters(&instance, name);
+        eventually("lost ones", || row("port0").redirect_failed == COUNT);
+        let before = row("port0");
+        assert_eq!(before.forwarded.packets, 0, "{before:?}");
+        let others: u64 = before.punted.iter().map(|reason| reason.packets).sum();
+        assert_eq!(before.received, COUNT + others, "{before:?}");
+
+        // Refused before there is a queue: larger than the device takes, and the table does not
+        // know yet.
+        ip("link set port1 mtu 1280");
+        lab.left.run(|| {
+            let socket = UdpSocket::bind(("10.16.0.1", 0)).unwrap();
+            set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
+            socket.send_to(&[0; 1400], ("10.16.1.1", 4789)).unwrap();
+        });
+        eventually("one more", || row("port0").redirect_failed == COUNT + 1);
+        assert_eq!(row("port1").redirect_failed, 0, "it was not its packets");
+    });
+}
+
 #[test]
 fn two_links_are_routed_by_native_xdp() {
     alone(|| both_ways(Hook::Xdp));

@@ -1,0 +1,87 @@
+//! The frame parsers on any bytes at any offset.
+
+use netmesh_common::class::Address;
+use netmesh_common::header::{self, Family, Header};
+use netmesh_common::verdict::PuntReason;
+use netmesh_common::view::{Ingress, PacketView};
+
+use crate::cases::lab::INGRESS_MAC;
+use crate::model::{Read, Stop, read_ethernet, read_ip, read_version};
+
+struct Bytes<'a>(&'a [u8]);
+
+impl PacketView for Bytes<'_> {
+    fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let bytes = self.0.get(offset..offset.checked_add(N)?)?;
+        bytes.try_into().ok()
+    }
+
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// An offset, and bytes to be parsed from there.
+pub fn headers(data: &[u8]) {
+    let Some((&offset, bytes)) = data.split_first() else {
+        return;
+    };
+    let number = |family| match family {
+        Family::V6 => 6,
+        Family::V4 => 4,
+    };
+    for tagged in [false, true] {
+        let mut ingress = Ingress::new(true);
+        ingress.port.mac = INGRESS_MAC;
+        ingress.tagged = tagged;
+        let tag = if tagged { 4 } else { 0 };
+        let found = header::ethernet(&Bytes(bytes), &ingress);
+        let found = found.map(|(offset, family)| (offset, number(family)));
+        let wanted = punted(read_ethernet(bytes, INGRESS_MAC, tag));
+        assert_eq!(found, wanted.map(|version| (14 + tag, version)));
+    }
+    let found = header::version(&Bytes(bytes)).map(number);
+    assert_eq!(found, punted(read_version(bytes)));
+
+    let offset = usize::from(offset);
+    let rest = bytes.get(offset..).unwrap_or_default();
+    let found = header::ipv6(&Bytes(bytes), offset).map(|header| read(&header));
+    assert_eq!(found, punted(read_ip(rest, 6)).map(|read| told(&read)));
+    let found = header::ipv4(&Bytes(bytes), offset);
+    if let Ok(header) = &found {
+        // The checksum that goes out is right: the header with it sums up to nothing.
+        let mut next = rest[..20].to_vec();
+        next[8] = header.hop_limit.wrapping_sub(1);
+        next[10..12].copy_from_slice(&header.next_checksum.to_be_bytes());
+        assert!(read_ip(&[&next, &rest[20..]].concat(), 4).is_ok());
+    }
+    let found = found.map(|header| read(&header));
+    assert_eq!(found, punted(read_ip(rest, 4)).map(|read| told(&read)));
+}
+
+/// Source, destination, hop limit, length.
+type Facts = (u128, u128, u8, usize);
+
+fn told(read: &Read) -> Facts {
+    (read.source, read.destination, read.hop_limit, read.length)
+}
+
+fn read(header: &Header) -> Facts {
+    let number = |address: &Address| match address {
+        Address::V6(bytes) => u128::from_be_bytes(*bytes),
+        Address::V4(bytes) => u128::from(u32::from_be_bytes(*bytes)),
+    };
+    (
+        number(&header.source),
+        number(&header.destination),
+        header.hop_limit,
+        header.length as usize,
+    )
+}
+
+fn punted<T>(result: Result<T, Stop>) -> Result<T, PuntReason> {
+    result.map_err(|stop| match stop {
+        Stop::Kernel(reason) => reason,
+        Stop::Nobody(reason) => panic!("no header is a reason to drop: {reason:?}"),
+    })
+}

@@ -1,0 +1,155 @@
+//! Which flow a packet belongs to, as a number.
+//!
+//! | packet | hashed |
+//! |---|---|
+//! | TCP or UDP right behind the fixed header, not a fragment | addresses, protocol, ports |
+//! | ICMP error | the flow of the packet it quotes, the other way round (RFC 7690) |
+//! | everything else, every fragment too | addresses, IPv6 flow label (RFC 6438) |
+//!
+//! So an error reaches whoever gets the packets it is about, and all fragments of a datagram, and
+//! of all datagrams between two addresses, go one way: later ones have no ports, and no first one
+//! is looked at for them. Where ports are read the flow label is not: it is not the same in the
+//! other direction, and Linux draws another when a connection times out (`sk_rethink_txhash`).
+//!
+//! The hash is not symmetric, and not secret: who can choose ports can choose a bucket.
+
+use crate::header::{Family, TCP, UDP};
+use crate::view::PacketView;
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Length of an ICMP header in front of a quoted packet (RFC 792, RFC 4443 section 2.1).
+const ICMP_HEADER: usize = 8;
+
+/// The hash of the packet's flow. `offset` is where its IP header is, which has been read before.
+///
+/// A function of its own in the programs too, and sparing: its stack and its caller's together
+/// are no more than 512 bytes.
+#[inline(never)]
+#[must_use]
+pub fn hash<P: PacketView>(packet: &P, offset: usize, family: Family) -> u64 {
+    // Opaque to the compiler, which would otherwise read the packet's bounds in the caller and hand
+    // them over as numbers; the verifier knows them as pointers.
+    let packet = core::hint::black_box(packet);
+    let hash = match family {
+        Family::V6 => ipv6(packet, offset),
+        Family::V4 => ipv4(packet, offset),
+    };
+    hash.unwrap_or(0)
+}
+
+/// The hash with a start of one's own: routers in a row must not draw the same lots.
+#[inline(always)]
+#[must_use]
+pub const fn seeded(hash: u64, seed: u64) -> u64 {
+    finish(mix(hash, seed))
+}
+
+/// `None` when the packet ends before its ports, or before it says what ICMP message it is: all
+/// such packets are one flow.
+#[inline(always)]
+fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
+    let mut reversed = false;
+    let [_, _, _, _, _, _, protocol, _] = packet.load::<8>(offset)?;
+    if protocol == ICMPV6 {
+        let quote = offset + 40 + ICMP_HEADER;
+        // Never a single byte: the verifier learns nothing from such a check.
+        let [kind, _] = packet.load::<2>(offset + 40)?;
+        // Errors are types 0 to 127 (RFC 4443 section 2.1). The quote is there up to its ports.
+        if kind < 128
+            && packet.load::<4>(quote + 40).is_some()
+            && packet.load::<2>(quote)?[0] >> 4 == 6
+        {
+            offset = quote;
+            reversed = true;
+        }
+    }
+    let (first, second) = if reversed { (24, 8) } else { (8, 24) };
+    let mut hash = mix(0, eight(packet, offset + first)?);
+    hash = mix(hash, eight(packet, offset + first + 8)?);
+    hash = mix(hash, eight(packet, offset + second)?);
+    hash = mix(hash, eight(packet, offset + second + 8)?);
+    let [_, l0, l1, l2, _, _, protocol, _] = packet.load::<8>(offset)?;
+    let rest = if protocol == TCP || protocol == UDP {
+        transport(packet.load(offset + 40)?, protocol, reversed)
+    } else {
+        // The flow label: the lower 20 bits of the first word (RFC 8200 section 3).
+        u64::from(u32::from_be_bytes([0, l0 & 0x0f, l1, l2]))
+    };
+    Some(mix(hash, rest))
+}
+
+#[inline(always)]
+fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
+    let mut reversed = false;
+    let [_, _, f0, f1, _, protocol, _, _] = packet.load::<8>(offset + 4)?;
+    if protocol == ICMP && !is_fragment(f0, f1) {
+        let quote = offset + 20 + ICMP_HEADER;
+        let [kind, _] = packet.load::<2>(offset + 20)?;
+        if is_error(kind)
+            && packet.load::<4>(quote + 20).is_some()
+            && packet.load::<2>(quote)?[0] >> 4 == 4
+        {
+            offset = quote;
+            reversed = true;
+        }
+    }
+    let addresses = eight(packet, offset + 12)?;
+    let hash = mix(0, addresses.rotate_left(if reversed { 32 } else { 0 }));
+    let [_, _, f0, f1, _, protocol, _, _] = packet.load::<8>(offset + 4)?;
+    // A quoted packet with options has no ports here: the kernel forwards those, and hashes them
+    // as it likes.
+    let plain = packet.load::<2>(offset)?[0] == 0x45 && !is_fragment(f0, f1);
+    let rest = if plain && (protocol == TCP || protocol == UDP) {
+        transport(packet.load(offset + 20)?, protocol, reversed)
+    } else {
+        0
+    };
+    Some(mix(hash, rest))
+}
+
+/// Eight bytes, put together at once: the compiler would keep all bytes of a header on the stack.
+#[inline(always)]
+fn eight<P: PacketView>(packet: &P, offset: usize) -> Option<u64> {
+    let word = packet.load(offset).map(u64::from_be_bytes)?;
+    Some(core::hint::black_box(word))
+}
+
+/// Protocol and ports; those of a quote the other way round.
+#[inline(always)]
+const fn transport(ports: [u8; 4], protocol: u8, reversed: bool) -> u64 {
+    let ports = u32::from_be_bytes(ports);
+    let ports = ports.rotate_left(if reversed { 16 } else { 0 });
+    (protocol as u64) << 32 | ports as u64
+}
+
+/// More fragments, or an offset: not the whole packet (RFC 791 section 3.1).
+#[inline(always)]
+const fn is_fragment(high: u8, low: u8) -> bool {
+    high & 0x3f != 0 || low != 0
+}
+
+/// Destination unreachable, source quench, redirect, time exceeded, parameter problem (RFC 792).
+#[inline(always)]
+const fn is_error(kind: u8) -> bool {
+    matches!(kind, 3 | 4 | 5 | 11 | 12)
+}
+
+/// One word more. Multiplication by an odd number carries low bits up, the shift carries them
+/// back down; both can be undone, so no two words collide.
+#[inline(always)]
+const fn mix(hash: u64, word: u64) -> u64 {
+    let product = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ product >> 32
+}
+
+/// Every bit of the state reaches every bit of the result: the finalizer of MurmurHash3.
+#[inline(always)]
+const fn finish(mut hash: u64) -> u64 {
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ hash >> 33
+}
