@@ -218,7 +218,8 @@ fn random() -> anyhow::Result<[u64; 4]> {
     Ok(bytes.map(u64::from_ne_bytes))
 }
 
-fn map(map: &aya::maps::Map, bytes: usize) -> anyhow::Result<Mapping> {
+/// An array map in this process's memory.
+pub(crate) fn map(map: &aya::maps::Map, bytes: usize) -> anyhow::Result<Mapping> {
     let aya::maps::Map::Array(data) = map else {
         anyhow::bail!("not an array");
     };

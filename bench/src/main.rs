@@ -1,13 +1,16 @@
-//! Measures what a look-up costs, method beside method, and writes it down.
+//! Measures what look-ups and the way of a packet cost, method beside method, and writes it down.
 #![expect(
     clippy::print_stderr,
     reason = "a command that takes a minute says what it does"
 )]
 
+mod forward;
 mod kernel;
 mod memory;
+mod netlink;
 mod report;
 mod sets;
+mod usage;
 
 use std::path::PathBuf;
 
@@ -37,19 +40,34 @@ const METHODS: [(&str, &str); 5] = [
     ("bench_chase", "one random line"),
 ];
 
-/// `netmesh-bench FILE SIZE…`: the file whose tables are replaced, and numbers of prefixes.
+/// `netmesh-bench FILE WHAT SIZE…`: the file whose tables are replaced, `look-ups` or `forwarding`,
+/// and numbers of prefixes.
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let file = PathBuf::from(arguments.next().context("which file?")?);
+    let what = arguments.next().context("look-ups or forwarding?")?;
     let sizes: Vec<usize> = arguments
         .map(|size| size.parse().context("a size is a number"))
         .collect::<anyhow::Result<_>>()?;
     stay_on_one_cpu()?;
-    let mut rows = Vec::new();
-    for size in sizes {
-        measure(size, &mut rows)?;
+    match what.as_str() {
+        "look-ups" => {
+            let mut rows = Vec::new();
+            for size in sizes {
+                measure(size, &mut rows)?;
+            }
+            report::write(&file, "look-ups", &report::look_ups(&rows)?)
+        }
+        "forwarding" => {
+            let (mut rows, mut loads) = (Vec::new(), Vec::new());
+            for size in sizes {
+                forward::measure(OBJECT, size, &mut rows, &mut loads)?;
+            }
+            report::write(&file, "forwarding", &report::forwarding(&rows)?)?;
+            report::write(&file, "programming", &report::programming(&loads)?)
+        }
+        other => anyhow::bail!("{other} cannot be measured"),
     }
-    report::write(&file, &rows)
 }
 
 /// All methods on one set of prefixes, and both kinds of traffic.

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+use crate::forward;
+
 /// Times of one method on one set: nanoseconds a look-up.
 pub(crate) struct Row {
     pub(crate) size: usize,
@@ -46,6 +48,16 @@ impl Cell {
         }
     }
 
+    /// The median, and between what the samples were.
+    fn spread(self, digits: usize) -> String {
+        let Self {
+            median,
+            least,
+            most,
+        } = self;
+        format!("{median:.digits$} ({least:.digits$}–{most:.digits$})")
+    }
+
     fn text(self, ours: Self) -> String {
         if self.median.is_nan() {
             return "not measured |".to_owned();
@@ -58,21 +70,66 @@ impl Cell {
     }
 }
 
-const BEGIN: &str = "<!-- look-ups: written by `cargo xtask bench` -->";
-const END: &str = "<!-- end of look-ups -->";
-
-/// Puts the tables into the file, in the place of those that are there.
-pub(crate) fn write(file: &Path, rows: &[Row]) -> anyhow::Result<()> {
+/// Puts tables into the file, in the place of those that are there under this name.
+pub(crate) fn write(file: &Path, name: &str, tables: &str) -> anyhow::Result<()> {
+    let begin = format!("<!-- {name}: written by `cargo xtask bench` -->");
+    let end = format!("<!-- end of {name} -->");
     let text = fs::read_to_string(file).with_context(|| format!("{}", file.display()))?;
     let (before, rest) = text
-        .split_once(BEGIN)
-        .context("the file has no place for tables")?;
-    let (_, after) = rest.split_once(END).context("the tables have no end")?;
-    let text = format!("{before}{BEGIN}\n{}{END}{after}", tables(rows)?);
+        .split_once(&begin)
+        .with_context(|| format!("the file has no place for {name}"))?;
+    let (_, after) = rest.split_once(&end).context("the tables have no end")?;
+    let text = format!("{before}{begin}\n{tables}{end}{after}");
     Ok(fs::write(file, text)?)
 }
 
-fn tables(rows: &[Row]) -> anyhow::Result<String> {
+/// Ways to forward, in turn: what a packet takes, and how many times as long as ours.
+pub(crate) fn forwarding(rows: &[forward::Row]) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let mut last = None;
+    for row in rows {
+        if last != Some((row.hook, row.routes)) {
+            last = Some((row.hook, row.routes));
+            let plural = if row.routes == 1 { "" } else { "s" };
+            writeln!(text, "\n{}, {} route{plural}:\n", row.hook, row.routes)?;
+            writeln!(text, "| way | : ours | ns a packet |")?;
+            writeln!(text, "|---|---|---|")?;
+        }
+        writeln!(
+            text,
+            "| {} | {} | {} |",
+            row.way,
+            row.ratio.spread(2),
+            row.time.spread(0)
+        )?;
+    }
+    writeln!(text)?;
+    Ok(text)
+}
+
+/// Routes a second, and what they take.
+pub(crate) fn programming(loads: &[forward::Load]) -> anyhow::Result<String> {
+    let mut text =
+        String::from("\n| routes | into | seconds | routes a second | bytes a route |\n");
+    writeln!(text, "|---|---|---|---|---|")?;
+    // A few routes say nothing of a rate, nor of memory.
+    for load in loads.iter().filter(|load| load.routes >= 1000) {
+        let rate = load.routes as f64 / load.seconds;
+        let bytes = load.bytes.map_or_else(String::new, |bytes| {
+            format!("{:.0}", bytes as f64 / load.routes as f64)
+        });
+        writeln!(
+            text,
+            "| {} | {} | {:.2} | {rate:.0} | {bytes} |",
+            load.routes, load.way, load.seconds
+        )?;
+    }
+    writeln!(text)?;
+    Ok(text)
+}
+
+/// Methods of looking up.
+pub(crate) fn look_ups(rows: &[Row]) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut last = None;
     let mut ours = None;

@@ -19,11 +19,11 @@ mod maps;
 use core::arch::asm;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, bpf_fib_lookup as FibLookup, xdp_action};
-use aya_ebpf::helpers::bpf_fib_lookup;
-use aya_ebpf::macros::{map, xdp};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, TC_ACT_SHOT, bpf_fib_lookup as FibLookup, xdp_action};
+use aya_ebpf::helpers::{bpf_fib_lookup, bpf_redirect};
+use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 use netmesh_common::class::Address;
 use netmesh_common::table::FibEntry;
 use netmesh_common::view::TableView as _;
@@ -175,28 +175,99 @@ const SOURCE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// The end of the way.
 #[xdp]
 pub fn bench_sink(_context: XdpContext) -> u32 {
+    arrived();
+    xdp_action::XDP_DROP
+}
+
+/// The end of the way of what is a socket buffer by then.
+#[classifier]
+pub fn bench_sink_tc(_context: TcContext) -> i32 {
+    arrived();
+    TC_ACT_SHOT
+}
+
+#[inline(always)]
+fn arrived() {
     if let Some(state) = STATE.get_ptr_mut(0) {
         // SAFETY: this CPU's own.
         let state = unsafe { &mut *state };
         state.frames = state.frames.wrapping_add(1);
     }
-    xdp_action::XDP_DROP
 }
 
 /// A router that looks nothing up: the bound of all others.
 #[xdp]
 pub fn bench_redirect(context: XdpContext) -> u32 {
+    let addresses = ([2, 0, 0, 0, 0, 4], [2, 0, 0, 0, 0, 3]);
+    if !readdress(context.data(), context.data_end(), addresses) {
+        return xdp_action::XDP_ABORTED;
+    }
+    redirect()
+}
+
+/// The same behind the other hook.
+#[classifier]
+pub fn bench_redirect_tc(context: TcContext) -> i32 {
+    let addresses = ([2, 0, 0, 0, 0, 4], [2, 0, 0, 0, 0, 3]);
+    let Some(state) = STATE.get(0) else {
+        return TC_ACT_SHOT;
+    };
+    if !readdress(context.data(), context.data_end(), addresses) {
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: no memory is involved.
+    (unsafe { bpf_redirect(state.ifindex as u32, 0) }) as i32
+}
+
+/// A router upon the kernel's own table, as `xdp-forward` of xdp-tools is one: the answer's
+/// addresses, but another device, so that the frame ends where the others' do.
+#[xdp]
+pub fn bench_forward_fib(context: XdpContext) -> u32 {
     let start = context.data();
     if start + 14 + 40 > context.data_end() {
         return xdp_action::XDP_ABORTED;
     }
+    // SAFETY: all zero is a value of this plain structure.
+    let mut question: FibLookup = unsafe { core::mem::zeroed() };
+    question.family = 10;
+    question.ifindex = context.ingress_ifindex() as u32;
     // SAFETY: 54 bytes lie inside the frame.
     unsafe {
-        *(start as *mut [u8; 6]) = [2, 0, 0, 0, 0, 4];
-        *((start + 6) as *mut [u8; 6]) = [2, 0, 0, 0, 0, 3];
+        question.l4_protocol = *((start + 20) as *const u8);
+        question.__bindgen_anon_3.ipv6_src = *((start + 22) as *const [u32; 4]);
+        question.__bindgen_anon_4.ipv6_dst = *((start + 38) as *const [u32; 4]);
+    }
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: the context is this program's own, the structure as long as is said.
+    let answer = unsafe { bpf_fib_lookup(context.as_ptr(), (&raw mut question).cast(), size, 0) };
+    if answer != 0 {
+        return xdp_action::XDP_PASS;
+    }
+    let addresses = (question.dmac, question.smac);
+    if !readdress(context.data(), context.data_end(), addresses) {
+        return xdp_action::XDP_ABORTED;
+    }
+    redirect()
+}
+
+/// New link-layer addresses, and one hop less.
+#[inline(always)]
+fn readdress(start: usize, end: usize, (to, from): ([u8; 6], [u8; 6])) -> bool {
+    if start + 14 + 40 > end {
+        return false;
+    }
+    // SAFETY: 54 bytes lie inside the frame.
+    unsafe {
+        *(start as *mut [u8; 6]) = to;
+        *((start + 6) as *mut [u8; 6]) = from;
         let hop_limit = (start + 21) as *mut u8;
         *hop_limit = (*hop_limit).wrapping_sub(1);
     }
+    true
+}
+
+#[inline(always)]
+fn redirect() -> u32 {
     let Some(state) = STATE.get(0) else {
         return xdp_action::XDP_ABORTED;
     };
