@@ -59,7 +59,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
     let (mut instance, facts) = write().await?;
     let present = instance.route(prefix, Origin::Static, &facts)?;
     if let Some(present) = present {
-        if present == route {
+        if present.route == route {
             if !spec.dry_run {
                 // Its link may have been down, which makes the kernel forget its neighbours.
                 keep_resolved(&route).await?;
@@ -70,7 +70,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         if !replace {
             let error = anyhow::anyhow!(
                 "{prefix} is there already: {}; change it with `netmesh route replace`",
-                present
+                present.route
             );
             return Err(Failure::failed(error, "nothing was changed"));
         }

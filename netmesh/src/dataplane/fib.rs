@@ -61,14 +61,15 @@ impl View {
         prefix: IpNet,
         origin: Origin,
         facts: &NamespaceFacts,
-    ) -> Result<Option<FibRoute>, Error> {
+    ) -> Result<Option<RouteRow>, Error> {
         let key = prefix_key(prefix);
         let Some(entry) = self.read_rib(&rib_key_of(&key, origin))? else {
             return Ok(None);
         };
         let way = self.way(entry.next_hop)?;
-        let row = route::row(&key, origin, &entry, &way, true, facts);
-        Ok(row.map(|row| row.route))
+        let preferred = self.preferred(&key)?;
+        let active = preferred.is_some_and(|(preferred, _)| preferred == origin);
+        Ok(route::row(&key, origin, &entry, &way, active, facts))
     }
 
     /// The routes of one origin.
