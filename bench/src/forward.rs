@@ -8,7 +8,12 @@ mod clock;
 mod programs;
 mod wires;
 
+use std::time::Instant;
+
 use anyhow::Context as _;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya_obj::generated::BPF_F_NO_PREALLOC;
+use netmesh_common::table::FibEntry;
 
 use crate::netlink;
 use crate::report::Cell;
@@ -115,11 +120,45 @@ pub(crate) fn measure(
         bytes: Some(before.until(&Usage::now()?)),
     });
     wires.count_in_the_trie(&set)?;
+    for (way, load) in [
+        (
+            "an LPM trie map, a call for each",
+            by_calls as fn(&Set) -> anyhow::Result<f64>,
+        ),
+        ("stage 1 alone, through memory", through_memory),
+    ] {
+        loads.push(Load {
+            routes,
+            way,
+            seconds: load(&set)?,
+            bytes: None,
+        });
+    }
 
     programs.sink(&wires, EGRESS, false)?;
     take_turns(&wires, &mut programs, ("XDP", routes), &XDP, rows)?;
     programs.sink(&wires, EGRESS, true)?;
     take_turns(&wires, &mut programs, ("TC", routes), &TC, rows)
+}
+
+/// Seconds to put a set into a trie as whoever uses the system call would.
+fn by_calls(set: &Set) -> anyhow::Result<f64> {
+    let most = u32::try_from(set.keys.len())?;
+    let mut trie = LpmTrie::<_, [u8; 16], FibEntry>::create(most, BPF_F_NO_PREALLOC)?;
+    let started = Instant::now();
+    for key in &set.keys {
+        let mut address = [0; 16];
+        address[..8].copy_from_slice(&key.to_be_bytes());
+        trie.insert(&Key::new(64, address), FibEntry::NONE, 0)?;
+    }
+    Ok(started.elapsed().as_secs_f64())
+}
+
+/// Seconds to make a table of stage 1 and to put a set into it.
+fn through_memory(set: &Set) -> anyhow::Result<f64> {
+    let started = Instant::now();
+    let _table = crate::kernel::make_table(set)?;
+    Ok(started.elapsed().as_secs_f64())
 }
 
 fn take_turns(

@@ -58,8 +58,7 @@ impl Kernel {
     /// Loads the programs and fills the structures with a set.
     pub(crate) fn new(object: &[u8], set: &Set, filled: Filled) -> anyhow::Result<Self> {
         let most = u32::try_from(set.keys.len())?.max(16);
-        let shape = Shape::for_entries(set.keys.len() as u64, 16, random()?);
-        let lines = shape.buckets() - 1;
+        let lines = shape(set)?.buckets() - 1;
         let mut loader = EbpfLoader::new();
         for name in ["INSIDE", "CARRIED", "KEPT", "RIB", "COUNTER_IDS", "FIB4"] {
             loader.map_max_entries(name, 16);
@@ -74,7 +73,7 @@ impl Kernel {
         for word in chase.words().iter().step_by(8) {
             word.store(1, Ordering::Relaxed);
         }
-        let mut homeless = fill_table(&mut ebpf, set, shape)?;
+        let mut homeless = fill_table(&mut ebpf, set)?;
         if filled.trie {
             homeless = (0..set.keys.len()).collect();
         }
@@ -169,8 +168,17 @@ fn entry(n: usize) -> FibEntry {
     }
 }
 
-/// Fills stage 1. Some in ten thousand find no room there: those the trie must have.
-fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<Vec<usize>> {
+/// A table of stage 1 with a set in it.
+pub(crate) struct Stage1 {
+    data: MapData,
+    header: [u64; HEADER],
+    /// Some in ten thousand find no room there: those the trie must have.
+    homeless: Vec<usize>,
+}
+
+/// Makes one and fills it.
+pub(crate) fn make_table(set: &Set) -> anyhow::Result<Stage1> {
+    let shape = shape(set)?;
     let obj = aya_obj::Map::new_from_params(
         bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
         4,
@@ -190,6 +198,25 @@ fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<Vec<us
             homeless.push(n);
         }
     }
+    let header = table.header();
+    Ok(Stage1 {
+        data,
+        header,
+        homeless,
+    })
+}
+
+fn shape(set: &Set) -> anyhow::Result<Shape> {
+    Ok(Shape::for_entries(set.keys.len() as u64, 16, random()?))
+}
+
+/// Gives the programs stage 1.
+fn fill_table(ebpf: &mut Ebpf, set: &Set) -> anyhow::Result<Vec<usize>> {
+    let Stage1 {
+        data,
+        header,
+        homeless,
+    } = make_table(set)?;
     let mut classes: Array<_, u64> = ebpf.map_mut("CLASSES").context("CLASSES")?.try_into()?;
     for next_hop in 1..=16 {
         let class = Class {
@@ -201,7 +228,7 @@ fn fill_table(ebpf: &mut Ebpf, set: &Set, shape: Shape) -> anyhow::Result<Vec<us
     }
     let mut headers: Array<_, [u64; HEADER]> =
         ebpf.map_mut("HEADERS").context("HEADERS")?.try_into()?;
-    headers.set(0, table.header(), 0)?;
+    headers.set(0, header, 0)?;
     let mut tables: ArrayOfMaps<_, MapData> =
         ebpf.map_mut("TABLES").context("TABLES")?.try_into()?;
     tables.set(0, &data, 0)?;

@@ -32,12 +32,13 @@ const RUNS: u32 = 256;
 const TRIE_LIMIT: usize = 2_000_000;
 
 /// A program and what people call its method. The first measures the loop, the second is ours.
-const METHODS: [(&str, &str); 5] = [
+const METHODS: [(&str, &str); 6] = [
     ("bench_nothing", ""),
     ("bench_table", "two stages"),
     ("bench_trie", "LPM trie map"),
     ("bench_hash", "hash map, exact"),
     ("bench_chase", "one random line"),
+    ("bench_entries", "stage 1 without counters"),
 ];
 
 /// `netmesh-bench FILE WHAT SIZE…`: the file whose tables are replaced, `look-ups` or `forwarding`,

@@ -16,6 +16,9 @@
 //!  COUNTER_IDS (prefix) ──► id           user space only: identity of a counter
 //! ```
 //!
+//! A look-up asks stage 1 first (see [`lines`](crate::lines)), which answers for most /64s and /24s and
+//! counts for them; the tries hold every prefix.
+//!
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.

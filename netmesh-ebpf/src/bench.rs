@@ -25,6 +25,7 @@ use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use netmesh_common::class::Address;
+use netmesh_common::lines::{Buckets, Direction, find};
 use netmesh_common::table::FibEntry;
 use netmesh_common::view::TableView as _;
 
@@ -102,6 +103,10 @@ method!(bench_table, |_context, _state, key| {
 });
 method!(bench_stage, |_context, _state, key| maps::first_hit(key, 1)
     & 0xffff_ffff);
+method!(bench_entries, |_context, _state, key| {
+    let hit = maps::stage(0).and_then(|stage| find(&Entries(stage), key, Direction::To));
+    u64::from(hit.map_or(0, |hit| hit.class))
+});
 method!(bench_trie, |_context, _state, key| {
     let found = maps::second_stage(&Address::V6(address(key)));
     u64::from(found.map_or(0, |entry| entry.next_hop))
@@ -131,6 +136,31 @@ method!(bench_fib, |context, state, key| {
     let answer = unsafe { bpf_fib_lookup(context.as_ptr(), (&raw mut question).cast(), size, 0) };
     u64::from(answer == 0)
 });
+
+/// Stage 1 without the line of its counters: what that costs is the difference.
+struct Entries(maps::Stage);
+
+impl Buckets for Entries {
+    type Bucket = <maps::Stage as Buckets>::Bucket;
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<Self::Bucket> {
+        self.0.bucket(index)
+    }
+
+    #[inline(always)]
+    fn word(&self, bucket: &Self::Bucket, word: usize) -> u64 {
+        self.0.word(bucket, word)
+    }
+
+    #[inline(always)]
+    fn touch(&self, _bucket: &Self::Bucket, _word: usize) {}
+
+    #[inline(always)]
+    fn header(&self) -> Option<Self::Bucket> {
+        self.0.header()
+    }
+}
 
 /// The address in the middle of a /64.
 #[inline(always)]

@@ -254,7 +254,7 @@ pub(crate) struct Stage(&'static Lines, u32);
 
 /// The table of a generation.
 #[inline(always)]
-fn stage(generation: u32) -> Option<Stage> {
+pub(crate) fn stage(generation: u32) -> Option<Stage> {
     Some(Stage(TABLES.get(generation)?, generation))
 }
 
