@@ -2,7 +2,6 @@
 //! no answers but errors.
 
 use std::os::fd::AsRawFd as _;
-use std::time::Instant;
 
 use anyhow::bail;
 use nix::net::if_::if_nametoindex;
@@ -11,6 +10,7 @@ use nix::sys::socket::{
 };
 
 use crate::sets::Set;
+use crate::usage::Cpu;
 
 /// Bytes of one send.
 const CHUNK: usize = 1 << 17;
@@ -33,7 +33,7 @@ pub(crate) fn add(set: &Set, dev: &str) -> anyhow::Result<f64> {
     )?;
     let kernel = NetlinkAddr::new(0, 0);
     let dev = if_nametoindex(dev)?;
-    let started = Instant::now();
+    let clock = Cpu::thread()?;
     let mut requests = Vec::with_capacity(CHUNK);
     let last = set.keys.len().saturating_sub(1);
     for (n, key) in set.keys.iter().enumerate() {
@@ -63,7 +63,7 @@ pub(crate) fn add(set: &Set, dev: &str) -> anyhow::Result<f64> {
             std::io::Error::from_raw_os_error(-error)
         );
     }
-    Ok(started.elapsed().as_secs_f64())
+    clock.elapsed()
 }
 
 /// `struct nlmsghdr`, `struct rtmsg`, three attributes: rtnetlink(7).

@@ -110,7 +110,7 @@ pub(crate) fn forwarding(rows: &[forward::Row]) -> anyhow::Result<String> {
 /// Routes a second, and what they take.
 pub(crate) fn programming(loads: &[forward::Load]) -> anyhow::Result<String> {
     let mut text =
-        String::from("\n| routes | into | seconds | routes a second | bytes a route |\n");
+        String::from("\n| routes | into | CPU seconds | routes a CPU second | bytes a route |\n");
     writeln!(text, "|---|---|---|---|---|")?;
     // A few routes say nothing of a rate, nor of memory.
     for load in loads.iter().filter(|load| load.routes >= 1000) {

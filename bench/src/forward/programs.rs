@@ -127,7 +127,7 @@ impl Programs {
             ifindex: self.egress.into(),
             ..State::default()
         })?;
-        let frame = frame();
+        let frame = frame(port);
         // struct xdp_md: end of the data, the device it seems to have come in through.
         let mut context = [0_u8; 24];
         context[4..8].copy_from_slice(&(FRAME as u32).to_ne_bytes());
@@ -177,14 +177,14 @@ fn sink_tc(ebpf: &mut Ebpf, far: &str) -> anyhow::Result<SchedClassifierLinkId> 
     Ok(sink.attach(far, TcAttachType::Ingress)?)
 }
 
-/// From a source that lives behind the port it comes in through, 2a02:1803::2.
-fn frame() -> [u8; FRAME] {
+/// From a source that lives behind the port it comes in through.
+fn frame(port: usize) -> [u8; FRAME] {
     let mut frame = [0; FRAME];
     frame[..12].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
     frame[12..15].copy_from_slice(&[0x86, 0xdd, 0x60]);
     let payload = (FRAME - 54) as u8;
     frame[19..22].copy_from_slice(&[payload, 17, 64]);
-    frame[22..26].copy_from_slice(&[0x2a, 0x02, 0x18, 0x03]);
+    frame[22..26].copy_from_slice(&[0x2a, 0x02, 0x18, if port == PORTS.ours_tc { 4 } else { 3 }]);
     frame[37] = 2;
     frame[54..58].copy_from_slice(&[0x12, 0x34, 0, 9]);
     frame[59] = payload;

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -16,6 +15,7 @@ use nix::sched::{CloneFlags, setns};
 
 use super::NEXT_HOPS;
 use crate::sets::Set;
+use crate::usage::Cpu;
 
 /// Ports into the router, by index: `s0` is the source's end of `r0`.
 pub(super) struct Ports {
@@ -103,9 +103,14 @@ impl Wires {
         for port in [PORTS.ours, PORTS.ours_tc] {
             wires.neighbour("fe80::1", 1, &format!("r{port}"))?;
         }
-        wires.netmesh(&["dataplane", "attach", "--port", "r0", "--hook", "xdp"])?;
-        wires.netmesh(&["dataplane", "attach", "--port", EGRESS, "--hook", "xdp"])?;
-        wires.netmesh(&["dataplane", "attach", "--port", "r5", "--hook", "tc"])?;
+        for (port, hook, sources) in [
+            ("r0", "xdp", "behind"),
+            ("r5", "tc", "behind"),
+            (EGRESS, "xdp", "any"),
+        ] {
+            let attach = ["dataplane", "attach", "--port", port, "--hook", hook];
+            wires.netmesh(&[&attach[..], &["--sources", sources]].concat())?;
+        }
         wires.pins = wires.find_pins()?;
         Ok(wires)
     }
@@ -124,7 +129,7 @@ impl Wires {
                 next_hop(n)
             )?;
         }
-        let started = Instant::now();
+        let clock = Cpu::children()?;
         let mut child = self
             .command(&["route", "import"])
             .stdin(Stdio::piped())
@@ -134,17 +139,11 @@ impl Wires {
         input.write_all(text.as_bytes())?;
         drop(input);
         ensure!(child.wait()?.success(), "the routes were not taken");
-        let seconds = started.elapsed().as_secs_f64();
-        // Sources are looked up, and counted, like destinations.
-        self.netmesh(&[
-            "route",
-            "add",
-            "2a02:1803::/64",
-            "via",
-            "fe80::1",
-            "dev",
-            "r0",
-        ])?;
+        let seconds = clock.elapsed()?;
+        // Sources are looked up, and counted, like destinations, and must live behind their port.
+        for (prefix, dev) in [("2a02:1803::/64", "r0"), ("2a02:1804::/64", "r5")] {
+            self.netmesh(&["route", "add", prefix, "via", "fe80::1", "dev", dev])?;
+        }
         Ok(seconds)
     }
 
