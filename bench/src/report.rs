@@ -114,14 +114,23 @@ pub(crate) fn programming(loads: &[forward::Load]) -> anyhow::Result<String> {
     writeln!(text, "|---|---|---|---|---|")?;
     // A few routes say nothing of a rate, nor of memory.
     for load in loads.iter().filter(|load| load.routes >= 1000) {
-        let rate = load.routes as f64 / load.seconds;
+        // The kernel tells a thread's time by ticks.
+        let rate = if load.seconds < 0.01 {
+            "under 0.01 |".to_owned()
+        } else {
+            format!(
+                "{:.2} | {:.0}",
+                load.seconds,
+                load.routes as f64 / load.seconds
+            )
+        };
         let bytes = load.bytes.map_or_else(String::new, |bytes| {
             format!("{:.0}", bytes as f64 / load.routes as f64)
         });
         writeln!(
             text,
-            "| {} | {} | {:.2} | {rate:.0} | {bytes} |",
-            load.routes, load.way, load.seconds
+            "| {} | {} | {rate} | {bytes} |",
+            load.routes, load.way
         )?;
     }
     writeln!(text)?;
