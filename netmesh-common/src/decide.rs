@@ -7,7 +7,7 @@
 //!    broken headers, scopes that never cross a router.
 //! 2. A source that cannot live behind its port is dropped, before anything that would make the
 //!    kernel answer it, or forward it instead (RFC 2827), and so is one that lives nowhere.
-//! 3. What has options goes to the kernel.
+//! 3. What has options, or priority tags in front of it, goes to the kernel.
 //! 4. The route's action.
 //! 5. What the kernel answers with ICMP: hop limit, size. What it resolves: the neighbour.
 
@@ -16,8 +16,8 @@ use crate::flow;
 use crate::group;
 use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
-use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Verdict};
-use crate::view::{Ingress, PacketView, TableView};
+use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Verdict};
+use crate::view::{Fit, Ingress, PacketView, TableView};
 
 /// Decides.
 #[must_use]
@@ -47,24 +47,6 @@ pub fn decide_into<P: PacketView, T: TableView>(
         Ok(()) => Outcome::Forward,
         Err(Refusal::Punt(reason)) => Outcome::Punt(reason),
         Err(Refusal::Drop(reason)) => Outcome::Drop(reason),
-    }
-}
-
-/// Every way not to forward; lets `?` carry either.
-enum Refusal {
-    Punt(PuntReason),
-    Drop(DropReason),
-}
-
-impl From<PuntReason> for Refusal {
-    fn from(reason: PuntReason) -> Self {
-        Self::Punt(reason)
-    }
-}
-
-impl From<DropReason> for Refusal {
-    fn from(reason: DropReason) -> Self {
-        Self::Drop(reason)
     }
 }
 
@@ -114,7 +96,10 @@ fn cross<P: PacketView, T: TableView>(
     // arms of an `Option`.
     let from = table.lookup_source(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
-    // Not before: options must not open a way for a source that is not believed.
+    // Not before: neither options nor priority tags must open a way for a source that is not believed.
+    if header::is_hidden(packet, ingress, offset) {
+        return Err(PuntReason::Vlan.into());
+    }
     if let Some(reason) = ip.oddity.reason(ip.family) {
         return Err(reason.into());
     }
@@ -128,8 +113,10 @@ fn cross<P: PacketView, T: TableView>(
     if next_hop.ifindex == ingress.ifindex {
         return Err(PuntReason::SamePort.into());
     }
-    if !packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
-        return Err(PuntReason::TooBig.into());
+    match packet.fits(next_hop.ifindex, ip.wire.largest, next_hop.mtu) {
+        Fit::Fits => {}
+        Fit::TooBig => return Err(PuntReason::TooBig.into()),
+        Fit::Gone => return Err(PuntReason::EgressNotAPort.into()),
     }
     // Read again rather than kept: six bytes of an address are six words of a program's stack.
     let same = |hop: &NextHop| hop.ifindex == next_hop.ifindex;
@@ -170,8 +157,7 @@ fn cross<P: PacketView, T: TableView>(
 /// believe every source, such a packet may reach this node at most.
 #[inline(always)]
 fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
-    let believes = ingress.port.flags & (Port::SOURCES_BEHIND | Port::EXTERNAL) == 0;
-    if believes || ip.destination.is_kernel_only() || !ip.source.is_nobodys() {
+    if !ingress.port.is_checked() || ip.destination.is_kernel_only() || !ip.source.is_nobodys() {
         return PuntReason::Scope.into();
     }
     let to = table.lookup(&ip.destination).unwrap_or(FibEntry::NONE);
@@ -219,7 +205,7 @@ fn check_source<T: TableView>(
     table: &T,
 ) -> Result<(), Refusal> {
     let flags = ingress.port.flags;
-    if flags & (Port::SOURCES_BEHIND | Port::EXTERNAL) == 0 {
+    if !ingress.port.is_checked() {
         // IPv4: a martian source to the kernel (`fib_validate_source`).
         return if from.action == Action::Local as u8 {
             Err(PuntReason::Scope.into())

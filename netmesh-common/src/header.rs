@@ -2,9 +2,9 @@
 
 use crate::checksum;
 use crate::class::Address;
-use crate::verdict::PuntReason;
+use crate::verdict::{DropReason, PuntReason, Refusal};
 use crate::view::{Ingress, PacketView};
-use crate::vlan::TAG;
+use crate::vlan::{self, TAG, TOO_DEEP, VID};
 
 /// Length of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -19,7 +19,7 @@ pub(crate) const TAG_OFFSET: usize = ETHERNET - 2;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub(crate) const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_QINQ: u16 = 0x88a8;
+pub(crate) const ETHERTYPE_QINQ: u16 = 0x88a8;
 
 /// IP protocol numbers the forwarding decision knows.
 const HOP_BY_HOP: u8 = 0;
@@ -138,22 +138,28 @@ impl Wire {
 /// Reads the Ethernet header, behind the tag of the port if it has one: where the IP header
 /// begins, and its family.
 ///
+/// Where sources are checked it looks behind priority tags too, which the kernel takes off
+/// whatever their number (`__netif_receive_skb_core`): see [`is_hidden`].
+///
 /// # Errors
-/// The reason why the frame is the kernel's.
+/// The reason why the frame is the kernel's, or nobody's.
 #[inline(always)]
-pub fn ethernet<P: PacketView>(
-    packet: &P,
-    ingress: &Ingress,
-) -> Result<(usize, Family), PuntReason> {
+pub fn ethernet<P: PacketView>(packet: &P, ingress: &Ingress) -> Result<(usize, Family), Refusal> {
+    // Before the address: the port it was for is not known.
+    if ingress.port.vlan == TOO_DEEP {
+        return Err(DropReason::SourceInvalid.into());
+    }
     let header: [u8; ETHERNET] = packet.load(0).ok_or(PuntReason::Malformed)?;
     let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, mut t0, mut t1] = header;
     if [d0, d1, d2, d3, d4, d5] != ingress.port.mac {
-        return Err(PuntReason::NotForUs);
+        return Err(PuntReason::NotForUs.into());
+    }
+    if let Some((_, control)) = packet.tag_beside()
+        && (!ingress.port.is_checked() || control & VID != 0)
+    {
+        return Err(PuntReason::Vlan.into());
     }
     let mut offset = ETHERNET;
-    if packet.tag_beside().is_some() {
-        return Err(PuntReason::Vlan);
-    }
     if P::TAG_IN_DATA && ingress.tagged {
         [t0, t1] = packet.load(ETHERNET + 2).ok_or(PuntReason::Malformed)?;
         offset += TAG;
@@ -161,9 +167,38 @@ pub fn ethernet<P: PacketView>(
     match u16::from_be_bytes([t0, t1]) {
         ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
         ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
-        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(PuntReason::Vlan),
-        _ => Err(PuntReason::NotIp),
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ if ingress.port.is_checked() => {
+            behind(packet.walk(P::TAG_IN_DATA && ingress.tagged))
+        }
+        ETHERTYPE_VLAN | ETHERTYPE_QINQ => Err(PuntReason::Vlan.into()),
+        _ => Err(PuntReason::NotIp.into()),
     }
+}
+
+/// What [`vlan::walk`] has found.
+#[inline(always)]
+fn behind(walked: u32) -> Result<(usize, Family), Refusal> {
+    let offset = (walked >> 16) as usize;
+    match walked as u16 {
+        ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
+        ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
+        // The kernel would look on, and believe what it finds.
+        TOO_DEEP => Err(DropReason::SourceInvalid.into()),
+        vlan::TOO_SHORT => Err(PuntReason::Malformed.into()),
+        ETHERTYPE_VLAN => Err(PuntReason::Vlan.into()),
+        _ => Err(PuntReason::NotIp.into()),
+    }
+}
+
+/// A packet whose IP header begins there stands behind priority tags.
+#[inline(always)]
+pub fn is_hidden<P: PacketView>(packet: &P, ingress: &Ingress, offset: usize) -> bool {
+    let own = if P::TAG_IN_DATA && ingress.tagged {
+        TAG
+    } else {
+        0
+    };
+    offset > ETHERNET + own || packet.tag_beside().is_some()
 }
 
 /// The family of a packet that starts with its IP header.

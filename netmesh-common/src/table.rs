@@ -271,7 +271,8 @@ pub struct NeighbourKey {
 pub struct Port {
     /// Index into the port counters, below [`MAX_PORTS`].
     pub slot: u32,
-    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`.
+    /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`,
+    /// `Port::SEVERAL_BUFFERS`.
     pub flags: u32,
     /// The port's own link-layer address.
     pub mac: [u8; 6],
@@ -289,6 +290,13 @@ impl Port {
         vlan: 0,
     };
 
+    /// Not every source is believed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_checked(&self) -> bool {
+        self.flags & (Self::SOURCES_BEHIND | Self::EXTERNAL) != 0
+    }
+
     /// Packets start with the IP header (WireGuard, tun).
     pub const LAYER3: u32 = 1;
     /// A source must match a prefix that lives behind this port (BCP 38).
@@ -299,6 +307,8 @@ impl Port {
     pub const EXTERNAL: u32 = 4;
     /// Attached by XDP: what passes an XDP program that is there for others is not its own.
     pub const XDP: u32 = 8;
+    /// The device that sends for this port takes frames in several buffers from XDP.
+    pub const SEVERAL_BUFFERS: u32 = 16;
 }
 
 /// Key of the map from (device, VID) to the VLAN sub-interface, a device map: the kernel itself

@@ -28,6 +28,27 @@ pub enum Outcome {
     Drop(DropReason),
 }
 
+/// Every way not to forward; lets `?` carry either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Leave the packet untouched to the kernel.
+    Punt(PuntReason),
+    /// Drop the packet.
+    Drop(DropReason),
+}
+
+impl From<PuntReason> for Refusal {
+    fn from(reason: PuntReason) -> Self {
+        Self::Punt(reason)
+    }
+}
+
+impl From<DropReason> for Refusal {
+    fn from(reason: DropReason) -> Self {
+        Self::Drop(reason)
+    }
+}
+
 /// Everything a host needs to hand a packet over; nothing has been changed yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
@@ -146,7 +167,7 @@ reasons! {
         Action = 14, "action";
         /// The ingress interface is not a port of this data plane.
         NotAPort = 15, "not_a_port";
-        /// The egress device is not a port of this data plane.
+        /// The egress device is not a port of this data plane, or does not take this frame from it.
         EgressNotAPort = 16, "egress_not_a_port";
     }
 }

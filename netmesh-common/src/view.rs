@@ -3,11 +3,39 @@
 use crate::class::Address;
 use crate::group::Group;
 use crate::table::{FibEntry, NextHop, Port};
+use crate::vlan;
+
+/// Whether a packet can leave through a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// As it is, or in its segments.
+    Fits,
+    /// Larger than the device's MTU.
+    TooBig,
+    /// There is no such device any more.
+    Gone,
+}
 
 /// A packet as its host sees it.
 pub trait PacketView {
     /// Copies `N` bytes from `offset`; `None` when the packet is shorter.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// [`vlan::walk`], for a host to give it a stack of its own: that of a program is full.
+    fn walk(&self, own: bool) -> u32
+    where
+        Self: Sized,
+    {
+        vlan::walk(self, own)
+    }
+
+    /// [`vlan::vid_behind`], likewise.
+    fn vid_behind(&self) -> u16
+    where
+        Self: Sized,
+    {
+        vlan::vid_behind(self)
+    }
 
     /// Length of the whole frame in bytes, from offset 0.
     fn length(&self) -> usize;
@@ -31,10 +59,14 @@ pub trait PacketView {
         0
     }
 
-    /// The packet leaves `ifindex` without being too big: `length` is its IP length, or that of
-    /// the largest segment, `mtu` the device's. A host may know better of a GSO packet.
-    fn fits(&self, _ifindex: u32, length: u32, mtu: u32) -> bool {
-        length <= mtu
+    /// Whether the packet can leave `ifindex`: `length` is its IP length, or that of the largest
+    /// segment, `mtu` the device's as the table has it. A host may know better.
+    fn fits(&self, _ifindex: u32, length: u32, mtu: u32) -> Fit {
+        if length <= mtu {
+            Fit::Fits
+        } else {
+            Fit::TooBig
+        }
     }
 }
 

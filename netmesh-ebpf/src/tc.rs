@@ -14,11 +14,11 @@ use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, PuntReason};
-use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::view::{Fit, Ingress, PacketView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
-use crate::{count, maps, trace};
+use crate::{count, maps, tags, trace};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -26,6 +26,9 @@ const CHECK_SEGMENTS: u64 = 1;
 /// `-EINVAL`: nobody has told the buffer where its transport header is, so that only the packet
 /// itself can say how large its segments are.
 const NO_TRANSPORT_HEADER: i64 = -22;
+
+/// `-ENODEV`.
+const NO_DEVICE: i64 = -19;
 
 /// Bytes the decision may read: Ethernet, IPv6 and TCP headers.
 const HEADERS: u32 = 14 + 40 + 20;
@@ -45,6 +48,11 @@ impl PacketView for Packet<'_> {
         }
         // SAFETY: N bytes from there lie inside the linear part.
         Some(unsafe { *((start + offset) as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn walk(&self, own: bool) -> u32 {
+        tags::walk(self.0.data(), self.0.data_end(), own)
     }
 
     #[inline(always)]
@@ -80,24 +88,26 @@ impl PacketView for Packet<'_> {
         unsafe { (*self.0.skb.skb).gso_segs }
     }
 
+    /// The kernel's own word, for every packet: a redirection into a device that is gone, or whose
+    /// MTU has become smaller, would be lost without a trace.
     #[inline(always)]
-    fn fits(&self, ifindex: u32, length: u32, mtu: u32) -> bool {
-        if self.segment_size() == 0 || length > mtu {
-            return length <= mtu;
+    fn fits(&self, ifindex: u32, length: u32, mtu: u32) -> Fit {
+        if length > mtu {
+            return Fit::TooBig;
         }
         // Segments inside a tunnel repeat more headers than the decision reads.
-        let mut mtu_found = 0_u32;
-        // SAFETY: the context is this program's own; the helper writes one u32.
-        let answer = unsafe {
-            bpf_check_mtu(
-                self.0.as_ptr(),
-                ifindex,
-                &raw mut mtu_found,
-                0,
-                CHECK_SEGMENTS,
-            )
+        let (mut word, flags) = if self.segment_size() == 0 {
+            (length, 0)
+        } else {
+            (0, CHECK_SEGMENTS)
         };
-        answer == 0 || answer == NO_TRANSPORT_HEADER
+        // SAFETY: the context is this program's own; the helper reads and writes one u32.
+        let answer = unsafe { bpf_check_mtu(self.0.as_ptr(), ifindex, &raw mut word, 0, flags) };
+        match answer {
+            0 | NO_TRANSPORT_HEADER => Fit::Fits,
+            NO_DEVICE => Fit::Gone,
+            _ => Fit::TooBig,
+        }
     }
 }
 

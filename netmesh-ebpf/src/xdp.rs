@@ -9,13 +9,14 @@ use aya_ebpf::programs::XdpContext;
 use netmesh_common::decide::decide_into;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
+use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
-use crate::{count, maps, trace};
+use crate::{count, maps, tags, trace};
 
 /// A frame in the driver's buffer.
 struct Frame<'a>(&'a XdpContext);
@@ -26,6 +27,16 @@ impl PacketView for Frame<'_> {
         let pointer = bytes_at::<N>(self.0, offset)?;
         // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
         Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn walk(&self, own: bool) -> u32 {
+        tags::walk(self.0.data(), self.0.data_end(), own)
+    }
+
+    #[inline(always)]
+    fn vid_behind(&self) -> u16 {
+        tags::vid_behind(self.0.data(), self.0.data_end())
     }
 
     #[inline(always)]
@@ -96,7 +107,7 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
     // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
     let forward = &mut decision.forward;
     let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
-    let outcome = arm(outcome, forward);
+    let outcome = arm(context, outcome, forward);
     let code = decision.code(outcome);
     let forward = &decision.forward;
     if trace::asked().is_some() {
@@ -116,6 +127,14 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
     }
 }
 
+/// A frame in several buffers is lost where the egress takes none (`xdp_do_redirect` before 6.3,
+/// `dev_map_enqueue` since).
+#[inline(always)]
+fn is_taken(context: &XdpContext, ifindex: u32) -> bool {
+    context.data_end() - context.data() == Frame(context).length()
+        || maps::port(ifindex).is_some_and(|port| port.flags & Port::SEVERAL_BUFFERS != 0)
+}
+
 /// With a stack of its own. `bpf_xdp_load_bytes` may be the only way to bytes in fragments.
 #[inline(never)]
 fn tell(context: *mut xdp_md, words: (u64, u64)) {
@@ -128,9 +147,11 @@ fn tell(context: *mut xdp_md, words: (u64, u64)) {
 /// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
 /// frame is still as it came.
 #[inline(always)]
-fn arm(outcome: Outcome, forward: &Forward) -> Outcome {
+fn arm(context: &XdpContext, outcome: Outcome, forward: &Forward) -> Outcome {
     match outcome {
-        Outcome::Forward if !maps::redirect(forward.ifindex) => {
+        Outcome::Forward
+            if !is_taken(context, forward.ifindex) || !maps::redirect(forward.ifindex) =>
+        {
             Outcome::Punt(PuntReason::EgressNotAPort)
         }
         other => other,

@@ -15,11 +15,13 @@ mod route;
 mod route_file;
 mod route_import;
 mod route_spec;
+mod run;
+mod run_arguments;
 mod status;
 mod table;
 mod trace;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
@@ -27,7 +29,7 @@ use clap::{CommandFactory as _, Parser as _};
 use crate::kernel::netns;
 use crate::model::{Faults, schema};
 use crate::wireguard::userspace;
-use arguments::{Arguments, Command, SchemaObject};
+use arguments::{Arguments, Command, LogFormat, SchemaObject};
 use exit::{Exit, Failure, FailureJson};
 use output::{Output, Style};
 
@@ -49,7 +51,7 @@ pub fn main() -> ExitCode {
         Ok(out) => out,
         Err(error) => return report(&Failure::from(error), style, false),
     };
-    log(arguments.global.verbose, arguments.global.quiet);
+    log(&arguments);
     let color = out.color();
     match run(&arguments, &mut out).and_then(|exit| {
         out.flush()?;
@@ -106,6 +108,7 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
         match &arguments.command {
             Some(Command::Plan(plan)) => apply::plan(global, plan, out).await,
             Some(Command::Apply(apply)) => apply::apply(global, apply, out).await,
+            Some(Command::Run(run)) => run::run(global, run).await,
             Some(Command::Destroy(destroy)) => apply::destroy(global, destroy, out).await,
             Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,
             Some(Command::Route { command }) => route::run(command.as_ref(), out).await,
@@ -162,8 +165,14 @@ fn report(failure: &Failure, style: Style, color: bool) -> ExitCode {
     failure.exit.into()
 }
 
-fn log(verbose: u8, quiet: bool) {
-    let level = match (quiet, verbose) {
+fn log(arguments: &Arguments) {
+    let format = match &arguments.command {
+        Some(Command::Run(run)) => Some(run.log_format),
+        _ => None,
+    };
+    // What a daemon does is worth a line; what a command does is what was asked for.
+    let verbose = arguments.global.verbose + u8::from(format.is_some());
+    let level = match (arguments.global.quiet, verbose) {
         (true, _) => "error",
         (false, 0) => "warn",
         (false, 1) => "info",
@@ -172,10 +181,17 @@ fn log(verbose: u8, quiet: bool) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("NETMESH_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(format!("netmesh={level}")));
-    let _ = tracing_subscriber::fmt() // A second subscriber in one process is no harm.
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_target(false)
-        .without_time()
-        .try_init();
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    // The journal notes the time itself.
+    let timed = format.is_some() && std::env::var_os("JOURNAL_STREAM").is_none();
+    // A second subscriber in one process is no harm.
+    let _ = match format {
+        Some(LogFormat::Json) => log.json().flatten_event(true).try_init(),
+        Some(LogFormat::Text) if timed => log.try_init(),
+        Some(LogFormat::Text) | None => log.without_time().try_init(),
+    };
 }

@@ -8,10 +8,12 @@
 //! ```
 
 pub mod cli;
+pub mod daemon;
 pub mod dataplane;
 pub mod demo;
 pub mod doctor;
 pub mod kernel;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;

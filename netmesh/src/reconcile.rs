@@ -1,6 +1,8 @@
 //! Observe, compare, execute, once: what `apply`, `plan` and `destroy` share.
 
 mod error;
+mod lock;
+mod mirror;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -21,6 +23,8 @@ use crate::wireguard::key::KeyStore;
 use crate::wireguard::{self, device, userspace};
 
 pub use error::Error;
+pub use lock::Lock;
+pub use mirror::{Mirrored, mirror};
 
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";

@@ -162,3 +162,19 @@ pub fn routed(mut packet: Vec<u8>) -> Vec<u8> {
     packet[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
     packet
 }
+
+/// Kernels before 6.3 lose what XDP redirects in several buffers.
+///
+/// # Panics
+/// When the kernel has no name.
+#[must_use]
+pub fn redirects_no_several_buffers() -> bool {
+    let name = nix::sys::utsname::uname().expect("a kernel");
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split('.').map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (
+        numbers.next().unwrap_or_default(),
+        numbers.next().unwrap_or_default(),
+    );
+    version < (6, 3)
+}

@@ -3,6 +3,7 @@
 //! Every lab has names, an allocation's index range and interfaces of its own, so that tests run
 //! in parallel. Dropping it removes everything, also when the test panicked.
 
+pub mod daemon;
 pub mod field;
 pub mod oracle;
 pub mod pair;

@@ -60,6 +60,19 @@ fn a_tunnel_process_that_is_killed_comes_back_with_the_next_apply() {
     let octets = lab.address(&RESOURCES[1]).octets();
     let name = format!("wg-{:x}", u16::from_be_bytes([octets[6], octets[7]]));
     let pid = netmesh::wireguard::userspace::find(&name).expect("the tunnel has a process");
+    // A burst has room in its sockets: 7 MiB, which the kernel doubles (`sk_setsockopt`).
+    let sockets = std::process::Command::new("nsenter")
+        .args([&format!("--net=/proc/{pid}/ns/net"), "ss", "-Hulnpm"])
+        .output()
+        .expect("ss runs");
+    let sockets = String::from_utf8_lossy(&sockets.stdout).into_owned();
+    let count = |text: &str| sockets.matches(text).count();
+    let own = sockets
+        .lines()
+        .filter(|line| line.contains("users:"))
+        .count();
+    assert!(own >= 2, "{sockets}");
+    assert_eq!(count("rb14680064,"), own, "{sockets}");
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).expect("kill -9");
     netmesh_tests::eventually("the process is gone", Duration::from_secs(5), || {
         netmesh::wireguard::userspace::find(&name).is_none()

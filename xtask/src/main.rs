@@ -95,7 +95,11 @@ enum Command {
         churn: bool,
     },
     /// Break the router on purpose, in a copy, and show that the tests see it.
-    Mutants,
+    Mutants {
+        /// Only these breaks; all of them when none is named.
+        #[arg(value_parser = mutants::NAMES)]
+        names: Vec<String>,
+    },
     /// Fuzz the forwarding decision and the object files, guided by coverage.
     Fuzz {
         /// Minutes for each target.
@@ -151,7 +155,7 @@ fn main() -> ExitCode {
             routes,
             churn,
         }),
-        Command::Mutants => mutants::run(),
+        Command::Mutants { names } => mutants::run(&names),
         Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
         Command::Frames { frames, seed } => fuzz::frames(frames, seed),
         Command::Sweep => {

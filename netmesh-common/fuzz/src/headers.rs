@@ -2,7 +2,8 @@
 
 use netmesh_common::class::Address;
 use netmesh_common::header::{self, Family, Header};
-use netmesh_common::verdict::PuntReason;
+use netmesh_common::table::Port;
+use netmesh_common::verdict::{PuntReason, Refusal};
 use netmesh_common::view::{Ingress, PacketView};
 
 use crate::cases::lab::INGRESS_MAC;
@@ -30,15 +31,33 @@ pub fn headers(data: &[u8]) {
         Family::V6 => 6,
         Family::V4 => 4,
     };
-    for tagged in [false, true] {
+    for (tagged, flags) in [
+        (false, 0),
+        (true, 0),
+        (false, Port::SOURCES_BEHIND),
+        (true, Port::EXTERNAL),
+    ] {
+        // Who has a VLAN's port has found its tag.
+        let names_vlan = matches!(bytes, [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0, _, 1.., ..]);
+        if tagged && !names_vlan {
+            continue;
+        }
         let mut ingress = Ingress::new(true);
         ingress.port.mac = INGRESS_MAC;
+        ingress.port.flags = flags;
         ingress.tagged = tagged;
-        let tag = if tagged { 4 } else { 0 };
-        let found = header::ethernet(&Bytes(bytes), &ingress);
-        let found = found.map(|(offset, family)| (offset, number(family)));
-        let wanted = punted(read_ethernet(bytes, INGRESS_MAC, tag));
-        assert_eq!(found, wanted.map(|version| (14 + tag, version)));
+        let found = header::ethernet(&Bytes(bytes), &ingress).map(|(offset, family)| {
+            let hidden = header::is_hidden(&Bytes(bytes), &ingress, offset);
+            (offset, number(family), hidden)
+        });
+        let wanted = read_ethernet(bytes, INGRESS_MAC, tagged, flags != 0);
+        let wanted = wanted.map(|front| (front.length, front.version, front.priorities > 0));
+        match (found, wanted) {
+            (Ok(found), Ok(wanted)) => assert_eq!(found, wanted),
+            (Err(Refusal::Punt(found)), Err(Stop::Kernel(wanted))) => assert_eq!(found, wanted),
+            (Err(Refusal::Drop(found)), Err(Stop::Nobody(wanted))) => assert_eq!(found, wanted),
+            (found, wanted) => panic!("{found:?}, not {wanted:?}"),
+        }
     }
     let found = header::version(&Bytes(bytes)).map(number);
     assert_eq!(found, punted(read_version(bytes)));

@@ -31,7 +31,9 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = untagged();
     cases.extend(group::groups());
     cases.extend(vlan::tagged_frames());
+    cases.extend(vlan::priorities());
     cases.extend(vlan::tags_beside());
+    cases.extend(vlan::priorities_beside());
     cases
 }
 

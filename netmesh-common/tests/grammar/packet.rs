@@ -273,6 +273,12 @@ fn frame(dice: &mut Dice, faults: &Faults, size: usize, ip: Vec<u8>) -> Vec<u8> 
     };
     let mut frame = destination.to_vec();
     frame.extend([2, 0, 0, 0, 0xcc, 1]);
+    if faults.one_in(6, dice) {
+        for _ in 0..=dice.below(6) {
+            frame.extend(dice.pick(&[[0x81, 0], [0x88, 0xa8]]));
+            frame.extend([dice.byte() & 0xf0, u8::from(dice.one_in(24))]);
+        }
+    }
     frame.extend(ethertype.to_be_bytes());
     frame.extend(ip);
     frame

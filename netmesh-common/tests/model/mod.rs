@@ -20,7 +20,7 @@ use netmesh_common::verdict::{DropReason, PuntReason};
 use crate::cases::reference::{Hook, Router};
 use crate::cases::{Count, Input, Outcome, lab};
 pub(crate) use edit::edited;
-pub(crate) use read::{Read, read_ethernet, read_ip, read_version};
+pub(crate) use read::{Front, Read, read_ethernet, read_ip, read_version};
 pub(crate) use table::Device;
 use table::{Does, Tables};
 
@@ -50,16 +50,31 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         believes_only_behind: flags & Port::SOURCES_BEHIND != 0,
         is_outer_edge: flags & Port::EXTERNAL != 0,
     };
-    let (start, version) = match ingress.has_frames {
-        true => (14, read_ethernet(&input.bytes, lab::INGRESS_MAC, 0)?),
-        false => (0, read_version(&input.bytes)?),
+    let is_checked = ingress.believes_only_behind || ingress.is_outer_edge;
+    let front = match ingress.has_frames {
+        true => {
+            // XDP cannot tell which port a frame is of that has more of them.
+            let tags = input.bytes.get(12..).unwrap_or_default();
+            let priority =
+                |tag: &[u8]| matches!(tag, [0x81, 0, c, 0] | [0x88, 0xa8, c, 0] if c % 16 == 0);
+            let all = tags.chunks_exact(4).take(5).filter(|tag| priority(tag));
+            if hook == Hook::Xdp && all.count() == 5 {
+                return Err(Stop::Nobody(DropReason::SourceInvalid));
+            }
+            read_ethernet(&input.bytes, lab::INGRESS_MAC, false, is_checked)?
+        }
+        false => Front {
+            length: 0,
+            version: read_version(&input.bytes)?,
+            priorities: 0,
+        },
     };
+    let (start, version) = (front.length, front.version);
     let read = read_ip(&input.bytes[start..], version)?;
 
     let stays = |address| registry::never_crosses(version, address);
     if stays(read.source) || stays(read.destination) {
         // Nobody's address as a source reaches this node at most, where sources are checked.
-        let is_checked = ingress.believes_only_behind || ingress.is_outer_edge;
         let to = tables.longest_match(version, read.destination);
         let is_ours = to.is_some_and(|to| matches!(to.does, Does::IsThisNode));
         let passes = !is_checked || is_ours || stays(read.destination);
@@ -71,7 +86,10 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         );
     }
     believe_source(&read, &ingress, &tables)?;
-    // The kernel forwards what has options, so that comes after the source.
+    // The kernel forwards what has options or priority tags, so that comes after the source.
+    if front.priorities > 0 {
+        return Err(Stop::Kernel(PuntReason::Vlan));
+    }
     if read.has_options {
         return Err(Stop::Kernel(match version {
             6 => PuntReason::HopByHop,

@@ -1,6 +1,6 @@
 //! Headers, read the long way.
 
-use netmesh_common::verdict::PuntReason;
+use netmesh_common::verdict::{DropReason, PuntReason};
 
 use super::Stop;
 
@@ -36,24 +36,66 @@ fn number(bytes: &[u8]) -> u128 {
         .fold(0, |number, byte| number * 256 + u128::from(*byte))
 }
 
-/// The version behind an Ethernet header for a station of this address, with so many bytes of a tag
-/// that leads to a port.
-pub(crate) fn read_ethernet(frame: &[u8], own: [u8; 6], tag: usize) -> Result<u8, Stop> {
+/// What stands in front of an IP packet in a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Front {
+    /// Bytes of it.
+    pub(crate) length: usize,
+    /// What its last type field says.
+    pub(crate) version: u8,
+    /// Priority tags, which the kernel would take off.
+    pub(crate) priorities: usize,
+}
+
+/// The Ethernet header of a frame for a station of this address. `is_vlan`: the first tag that
+/// names a VLAN (IEEE 802.1Q section 9.6) has led to the station.
+pub(crate) fn read_ethernet(
+    frame: &[u8],
+    own: [u8; 6],
+    is_vlan: bool,
+    is_checked: bool,
+) -> Result<Front, Stop> {
     if frame.len() < 14 {
         return Err(kernel(PuntReason::Malformed));
     }
     if frame[0..6] != own {
         return Err(kernel(PuntReason::NotForUs));
     }
-    let Some(kind) = frame.get(12 + tag..14 + tag) else {
-        return Err(kernel(PuntReason::Malformed));
-    };
-    match number(kind) {
-        0x0800 => Ok(4),
-        0x86dd => Ok(6),
-        // 802.1Q and 802.1ad
-        0x8100 | 0x88a8 => Err(kernel(PuntReason::Vlan)),
-        _ => Err(kernel(PuntReason::NotIp)),
+    let mut vids: Vec<u128> = Vec::new();
+    loop {
+        let length = 14 + 4 * vids.len();
+        let named = vids.iter().filter(|vid| **vid != 0).count();
+        if named > usize::from(is_vlan) {
+            return Err(kernel(PuntReason::Vlan));
+        }
+        // More than anybody means.
+        if vids.len() == 5 {
+            return Err(Stop::Nobody(DropReason::SourceInvalid));
+        }
+        let Some(kind) = frame.get(length - 2..length) else {
+            return Err(kernel(PuntReason::Malformed));
+        };
+        let version = match number(kind) {
+            0x0800 => 4,
+            0x86dd => 6,
+            // 802.1Q and 802.1ad
+            0x8100 | 0x88a8 if !is_checked && vids.len() == usize::from(is_vlan) => {
+                return Err(kernel(PuntReason::Vlan));
+            }
+            0x8100 | 0x88a8 if frame.len() < length + 2 => {
+                return Err(kernel(PuntReason::Malformed));
+            }
+            0x8100 | 0x88a8 => {
+                vids.push(number(&frame[length..length + 2]) % 4096);
+                continue;
+            }
+            _ => return Err(kernel(PuntReason::NotIp)),
+        };
+        return Ok(Front {
+            length,
+            version,
+            priorities: vids.len() - named,
+        });
     }
 }
 

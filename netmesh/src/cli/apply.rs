@@ -8,14 +8,13 @@ use super::arguments::{Apply, Destroy, Global, Plan};
 use super::config::{self, Need, Objects};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use crate::kernel::netns;
 use crate::model::derive::NAMESPACE_PREFIX;
 use crate::model::{Network, NodeConfig, SegmentPort, Userspace};
 use crate::plan::desired::{Facts, desired};
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
 use crate::plan::step::Step;
-use crate::reconcile::{Error, Implementation, Reconciler};
+use crate::reconcile::{Error, Implementation, Lock, Reconciler};
 use crate::wireguard::key::KeyStore;
 
 #[derive(Debug, Serialize)]
@@ -44,7 +43,12 @@ pub(super) struct Node {
 
 /// Reads the objects and computes the state they ask for; touches nothing.
 pub(super) async fn load(global: &Global, files: &[std::path::PathBuf]) -> Result<Node, Failure> {
-    let Objects { networks, node } = config::load(&global.config, files, Need::Node)?;
+    node(global, config::load(&global.config, files, Need::Node)?).await
+}
+
+/// Computes the state that objects ask for; touches nothing.
+pub(super) async fn node(global: &Global, objects: Objects) -> Result<Node, Failure> {
+    let Objects { networks, node } = objects;
     let Some(config) = node else {
         return Err(Failure::rejected(anyhow::anyhow!("node.toml is missing")));
     };
@@ -253,54 +257,19 @@ fn unplannable(error: Error) -> Failure {
     failure
 }
 
-/// One writer a node: held until dropped, or until the process ends, however it ends.
-struct Lock {
-    path: std::path::PathBuf,
-    _file: std::fs::File,
-}
-
-impl Drop for Lock {
-    /// Leaves nothing behind: whoever waits for the lock looks again.
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-        // The folder stays as long as it records a sysctl.
-        let _ = self.path.parent().map(std::fs::remove_dir);
-        let _ = std::fs::remove_dir("/run/netmesh");
-    }
-}
-
+/// The lock among writers; what changes nothing needs none.
 fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
-    use std::os::unix::fs::MetadataExt as _;
     if dry_run {
         return Ok(None);
     }
-    if !nix::unistd::geteuid().is_root() {
-        let error = anyhow::anyhow!("only root can change links, routes and programs; use sudo");
-        let exit = Exit::NotPermitted;
-        return Err(Failure {
-            exit,
-            error,
-            state: Some("nothing was changed"),
-        });
-    }
-    let (cookie, _) = netns::identity(&Namespace::Node)?;
-    let folder = std::path::PathBuf::from(format!("/run/netmesh/{cookie:x}"));
-    let path = folder.join("lock");
-    loop {
-        std::fs::create_dir_all(&folder)?;
-        let file = match std::fs::File::create(&path) {
-            // The one before us took the folder with it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            file => file?,
-        };
-        file.lock()?;
-        // The one before us may have removed it while we waited.
-        if std::fs::metadata(&path)
-            .is_ok_and(|there| file.metadata().is_ok_and(|ours| ours.ino() == there.ino()))
-        {
-            return Ok(Some(Lock { path, _file: file }));
+    Lock::take().map(Some).map_err(|error| {
+        let denied = matches!(error, Error::NotRoot);
+        let mut failure = Failure::failed(error, "nothing was changed");
+        if denied {
+            failure.exit = Exit::NotPermitted;
         }
-    }
+        failure
+    })
 }
 
 #[expect(clippy::print_stderr, reason = "a question is no data")]

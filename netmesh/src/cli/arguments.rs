@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use super::output::Color;
+pub use super::run_arguments::{LogFormat, Run};
 
 /// Routing in WireGuard meshes with an eBPF data plane.
 #[derive(Debug, Parser)]
@@ -99,6 +100,11 @@ pub enum Command {
         after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply"
     )]
     Apply(Apply),
+    /// Keep this node what its objects say: follows the files and the kernel until SIGTERM.
+    #[command(
+        after_help = "SIGHUP reads the objects anew; SIGTERM leaves the data plane running.\n\nExamples:\n  netmesh run\n  netmesh run --log-format json --metrics 9586\n  netmesh run --flush-on-exit"
+    )]
+    Run(Run),
     /// Remove exactly what apply made, all of it or one network.
     #[command(after_help = "Examples:\n  netmesh destroy alice\n  netmesh destroy --yes")]
     Destroy(Destroy),
@@ -298,6 +304,16 @@ pub enum Dataplane {
         /// A port; give it several times.
         #[arg(long = "port", value_name = "DEV")]
         ports: Vec<String>,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Put this binary's programs in the place of those that run: ports, routes, counters and
+    /// traffic stay. What the kernel refuses changes nothing.
+    Upgrade {
+        /// In the namespaces of this node's resources too.
+        #[arg(long)]
+        all: bool,
         /// Show what would be done and touch nothing.
         #[arg(long)]
         dry_run: bool,

@@ -26,8 +26,21 @@ pub(super) struct Objects {
 /// A file that is larger is no object of ours.
 const MAX_SIZE: u64 = 1 << 20;
 
-/// Reads and checks all files; every fault of every file is reported at once.
+/// Reads and checks all files; every fault of every file is reported at once, warnings in the log.
 pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objects, Failure> {
+    let (objects, warnings) = load_quietly(folder, files, need)?;
+    for warning in warnings.sorted() {
+        tracing::warn!("{warning}");
+    }
+    Ok(objects)
+}
+
+/// As [`load`], with the warnings left to the caller.
+pub(super) fn load_quietly(
+    folder: &Path,
+    files: &[PathBuf],
+    need: Need,
+) -> Result<(Objects, Faults), Failure> {
     let mut faults = Faults::default();
     let mut networks = Vec::new();
     let paths = if files.is_empty() {
@@ -67,10 +80,7 @@ pub(super) fn load(folder: &Path, files: &[PathBuf], need: Need) -> Result<Objec
     if faults.has_errors() {
         return Err(Failure::rejected(faults));
     }
-    for warning in faults.sorted() {
-        tracing::warn!("{warning}");
-    }
-    Ok(Objects { networks, node })
+    Ok((Objects { networks, node }, faults))
 }
 
 fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {

@@ -7,8 +7,9 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{bytes, table};
 use crate::dataplane::counters::PortCountersRow;
-use crate::dataplane::{Instance, View};
+use crate::dataplane::{self, Instance, View};
 use crate::kernel::{Kernel, netns};
+use crate::model::derive::NAMESPACE_PREFIX;
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{Hook, Namespace, Port, Sources};
 use crate::reconcile::identity;
@@ -148,6 +149,7 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
             dry_run,
         }) => attach(ports, *hook, *sources, *dry_run, out).await,
         Some(Dataplane::Detach { ports, dry_run }) => detach(ports, *dry_run, out).await,
+        Some(Dataplane::Upgrade { all, dry_run }) => upgrade(*all, *dry_run, out),
         Some(Dataplane::Status) | None => status(out).await,
     }
 }
@@ -243,6 +245,50 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         instance.detach(name, &facts)?;
     }
     show(&instance, &facts, out)
+}
+
+/// One instance after the other: each runs old or new programs, never none.
+fn upgrade(all: bool, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
+    let mut namespaces = vec![Namespace::Node];
+    if all {
+        let names = netns::list()?.into_iter();
+        let ours = names.filter(|name| name.starts_with(NAMESPACE_PREFIX));
+        namespaces.extend(ours.map(Namespace::Named));
+    }
+    let mut done = Vec::new();
+    for namespace in namespaces {
+        let id = identity(&namespace)?;
+        let upgraded = netns::run_in(&namespace, || -> Result<_, dataplane::Error> {
+            if dry_run {
+                return Ok(View::open(id)?.map(|view| view.name().to_owned()));
+            }
+            let Some(mut instance) = Instance::open(id)? else {
+                return Ok(None);
+            };
+            instance.upgrade(id)?;
+            Ok(Some(instance.name().to_owned()))
+        })?;
+        let name = upgraded.map_err(|error| {
+            let error = anyhow::Error::new(error).context(format!("upgrade in {namespace}"));
+            Failure::failed(
+                error,
+                "every port goes on with the programs it had, or with the new ones where they \
+                 were put before",
+            )
+        })?;
+        done.extend(name);
+    }
+    if done.is_empty() {
+        return Err(none().into());
+    }
+    if out.is_json() {
+        out.json(serde_json::json!({ "upgraded": done, "applied": !dry_run }))?;
+    } else {
+        for name in &done {
+            out.text(format_args!("dataplane upgrade {name}\n"))?;
+        }
+    }
+    Ok(Exit::Done)
 }
 
 async fn status(out: &mut Output) -> Result<Exit, Failure> {

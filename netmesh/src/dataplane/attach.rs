@@ -185,7 +185,7 @@ impl Instance {
                 }
             }
         }
-        self.put_port(device, port)?;
+        self.put_port(device, port, facts)?;
         if attached {
             return Ok(());
         }

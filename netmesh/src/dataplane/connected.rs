@@ -81,6 +81,7 @@ mod tests {
             up: true,
             vlan: None,
             takes_tags_off: false,
+            sends_several_buffers: false,
         };
         NamespaceFacts {
             devices: [("a".to_owned(), device(1)), ("b".to_owned(), device(2))].into(),

@@ -10,7 +10,7 @@ use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS,
 use super::instance::View;
 use super::maps::{found, gone};
 use super::{Error, Instance};
-use crate::plan::facts::Device;
+use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, Port, Sources};
 
 impl View {
@@ -27,7 +27,12 @@ impl View {
 impl Instance {
     /// Makes a device known to the programs. Only a device that runs XDP may be sent frames from
     /// XDP.
-    pub(super) fn put_port(&mut self, device: &Device, port: Port) -> Result<(), Error> {
+    pub(super) fn put_port(
+        &mut self,
+        device: &Device,
+        port: Port,
+        facts: &NamespaceFacts,
+    ) -> Result<(), Error> {
         let slot = match found(self.maps.ports.get(&device.ifindex, 0), "PORTS")? {
             Some(entry) => entry.slot,
             None => self.free_slot()?,
@@ -49,9 +54,18 @@ impl Instance {
         };
         // In XDP the device below does the sending and receiving.
         let below = device.vlan.filter(|_| port.hook != Hook::Tc);
+        let sender = match below {
+            Some(vlan) => facts.device_of(vlan.device),
+            None => Some(device),
+        };
+        let several = if sender.is_some_and(|sender| sender.sends_several_buffers) {
+            PortEntry::SEVERAL_BUFFERS
+        } else {
+            0
+        };
         let entry = PortEntry {
             slot,
-            flags: layer3 | sources | xdp,
+            flags: layer3 | sources | xdp | several,
             mac: device.mac.unwrap_or_default(),
             vlan: below.map_or(0, |vlan| vlan.vid),
         };

@@ -45,6 +45,14 @@ pub enum Error {
         /// Where.
         namespace: Namespace,
     },
+    /// What the kernel tells of changes cannot be heard any more.
+    #[error("cannot follow the changes in {namespace}")]
+    Follow {
+        /// Where.
+        namespace: Namespace,
+        /// The cause.
+        source: io::Error,
+    },
     /// A namespace that is not there.
     #[error("no network namespace {namespace} at {path}; `ip netns` shows what there is")]
     NoNamespace {

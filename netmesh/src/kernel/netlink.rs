@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use genetlink::GenetlinkHandle;
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use rtnetlink::Handle;
@@ -25,7 +26,9 @@ const ATTEMPTS: u32 = 30;
 /// awaits the end of its own.
 #[derive(Debug, Default)]
 pub struct Kernel {
-    handles: BTreeMap<Namespace, Handle>,
+    /// With the number of the namespace they were opened in.
+    handles: BTreeMap<Namespace, (Handle, u64)>,
+    generic: BTreeMap<Namespace, (GenetlinkHandle, u64)>,
 }
 
 impl Kernel {
@@ -34,9 +37,10 @@ impl Kernel {
     /// # Errors
     /// When the namespace is not there or the socket cannot be opened.
     pub(super) fn handle(&mut self, namespace: &Namespace) -> Result<Handle, Error> {
-        if let Some(handle) = self.handles.get(namespace) {
+        if let Some((handle, _)) = self.handles.get(namespace) {
             return Ok(handle.clone());
         }
+        let inode = netns::inode(namespace)?;
         let runtime = tokio::runtime::Handle::current();
         let opened = netns::run_in(namespace, || {
             let _guard = runtime.enter();
@@ -49,19 +53,50 @@ impl Kernel {
             socket.set_cap_ack(true)?;
             Ok::<_, std::io::Error>((connection, handle))
         })?;
-        let (connection, handle) = opened.map_err(|source| Error::File {
-            action: "cannot open a netlink socket in",
-            path: netns::path(namespace),
-            source,
-        })?;
+        let (connection, handle) = opened.map_err(|source| closed(namespace, source))?;
         tokio::spawn(connection);
-        self.handles.insert(namespace.clone(), handle.clone());
+        self.handles
+            .insert(namespace.clone(), (handle.clone(), inode));
+        Ok(handle)
+    }
+
+    /// The handle for generic netlink families in a namespace, opened on first use.
+    ///
+    /// # Errors
+    /// As those of `handle`.
+    pub(super) fn generic(&mut self, namespace: &Namespace) -> Result<GenetlinkHandle, Error> {
+        if let Some((handle, _)) = self.generic.get(namespace) {
+            return Ok(handle.clone());
+        }
+        let inode = netns::inode(namespace)?;
+        let runtime = tokio::runtime::Handle::current();
+        let opened = netns::run_in(namespace, || {
+            let _guard = runtime.enter();
+            genetlink::new_connection()
+        })?;
+        let (connection, handle, _) = opened.map_err(|source| closed(namespace, source))?;
+        tokio::spawn(connection);
+        self.generic
+            .insert(namespace.clone(), (handle.clone(), inode));
         Ok(handle)
     }
 
     /// Forgets the socket of a namespace that goes away.
     pub(super) fn forget(&mut self, namespace: &Namespace) {
         self.handles.remove(namespace);
+        self.generic.remove(namespace);
+    }
+
+    /// Forgets the sockets of namespaces whose name is gone, or is another's now: they would keep
+    /// what was removed alive, and change it in the place of what is there.
+    pub fn forget_gone(&mut self) {
+        let is_there = |namespace: &Namespace, inode: u64| {
+            netns::inode(namespace).is_ok_and(|number| number == inode)
+        };
+        self.handles
+            .retain(|namespace, (_, inode)| is_there(namespace, *inode));
+        self.generic
+            .retain(|namespace, (_, inode)| is_there(namespace, *inode));
     }
 
     /// A whole, consistent dump: one that was interrupted is taken again, never used.
@@ -118,5 +153,13 @@ impl Kernel {
             what,
             namespace: namespace.clone(),
         })
+    }
+}
+
+fn closed(namespace: &Namespace, source: std::io::Error) -> Error {
+    Error::File {
+        action: "cannot open a netlink socket in",
+        path: netns::path(namespace),
+        source,
     }
 }

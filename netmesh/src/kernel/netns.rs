@@ -94,20 +94,27 @@ pub fn run_in<T: Send>(namespace: &Namespace, work: impl FnOnce() -> T + Send) -
 /// # Errors
 /// When it is not there.
 pub fn identity(namespace: &Namespace) -> Result<(u64, u32), Error> {
-    let inode = open(namespace)?
-        .metadata()
-        .map_err(|source| Error::NoNamespace {
-            namespace: namespace.clone(),
-            path: path(namespace),
-            source,
-        })?
-        .ino();
+    let inode = inode(namespace)?;
     let cookie = run_in(namespace, cookie)?.map_err(|source| Error::Namespace {
         action: "identify",
         namespace: namespace.clone(),
         source,
     })?;
     Ok((cookie, inode as u32))
+}
+
+/// The number of a namespace among those that are alive.
+///
+/// # Errors
+/// When it is not there.
+pub fn inode(namespace: &Namespace) -> Result<u64, Error> {
+    let metadata = open(namespace)?.metadata();
+    let metadata = metadata.map_err(|source| Error::NoNamespace {
+        namespace: namespace.clone(),
+        path: path(namespace),
+        source,
+    })?;
+    Ok(metadata.ino())
 }
 
 /// `SO_NETNS_COOKIE` of the calling thread's namespace: unique until the next boot.

@@ -268,6 +268,11 @@ impl Kernel {
             .filter(|link| link.kind == facts::VLAN && !link.lower_elsewhere)
             .filter_map(|link| link.lower)
             .collect();
+        let ethernet = links.iter().filter(|link| link.mac.is_some());
+        let ethernet: Vec<u32> = ethernet.map(|link| link.ifindex).collect();
+        let several = self
+            .sends_several_buffers(namespace, ethernet.into_iter())
+            .await?;
         for link in links {
             let vlan = link.vid.zip(link.lower);
             let takes_tags_off =
@@ -284,6 +289,7 @@ impl Kernel {
                         .filter(|_| !link.lower_elsewhere)
                         .map(|(vid, device)| Vlan { device, vid }),
                     takes_tags_off,
+                    sends_several_buffers: several.contains(&link.ifindex),
                 },
             );
         }

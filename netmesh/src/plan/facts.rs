@@ -40,6 +40,9 @@ pub struct Device {
     /// The receive side takes VLAN tags off before XDP sees a frame (`rx-vlan-offload`). Asked
     /// only of devices that carry VLAN sub-interfaces.
     pub takes_tags_off: bool,
+    /// The driver sends frames in several buffers for XDP (`NETDEV_XDP_ACT_NDO_XMIT_SG`, 6.3): one
+    /// that does not loses them.
+    pub sends_several_buffers: bool,
 }
 
 /// What a VLAN sub-interface stands for.
@@ -59,6 +62,14 @@ impl NamespaceFacts {
     pub fn vlans_of(&self, ifindex: u32) -> impl Iterator<Item = (&LinkName, &Device)> {
         let on = move |device: &Device| device.vlan.is_some_and(|vlan| vlan.device == ifindex);
         self.devices.iter().filter(move |(_, device)| on(device))
+    }
+
+    /// The device behind an interface index.
+    #[must_use]
+    pub fn device_of(&self, ifindex: u32) -> Option<&Device> {
+        self.devices
+            .values()
+            .find(|device| device.ifindex == ifindex)
     }
 
     /// The name behind an interface index.

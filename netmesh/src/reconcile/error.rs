@@ -1,5 +1,8 @@
 //! What can go wrong on the way from the objects to the machine.
 
+use std::io;
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use crate::plan::conflict::Conflict;
@@ -39,6 +42,20 @@ pub enum Error {
     /// What somebody else put on the machine is in the way.
     #[error("{}", listed(.0))]
     Conflicts(Vec<Conflict>),
+    /// Changes are root's.
+    #[error("only root can change links, routes and programs; use sudo")]
+    NotRoot,
+    /// One daemon a node.
+    #[error("another `netmesh run` serves this node")]
+    Served,
+    /// The lock among writers.
+    #[error("cannot take the lock {path}")]
+    Lock {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// Another instance serves the namespace.
     #[error(
         "the data plane of {namespace} is held by instance {found}; take it off first: \

@@ -111,7 +111,13 @@ pub fn set_device(name: &str, key: &PrivateKey, listen_port: Option<u16>) -> Res
         update,
         "its key and port",
         ": is the port in use? `ss -ulnp` shows it",
-    )
+    )?;
+    if backend(name) == Backend::Userspace
+        && let Err(error) = userspace::widen(name)
+    {
+        tracing::debug!(name, %error, "the receive buffers stay as they are");
+    }
+    Ok(())
 }
 
 /// Adds a peer, or brings it to this form. Without an endpoint the one in use stays.

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::net::{Ipv6Addr, UdpSocket};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{Pid, setsid};
+use rustix::net::{ipproto, sockopt};
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::Error;
 
@@ -131,6 +134,43 @@ pub fn find(name: &str) -> Option<Pid> {
     let stream = UnixStream::connect(socket(name)).ok()?;
     let credentials = getsockopt(&stream, PeerCredentials).ok()?;
     Some(Pid::from_raw(credentials.pid()))
+}
+
+/// Receive buffer of a device's UDP sockets in bytes, as wireguard-go has it
+/// (`conn.socketBufferSize`). The system's default loses a tenth of a bulk transfer.
+const RECEIVE_BUFFER: usize = 7 << 20;
+
+/// Widens the receive buffers of a device's UDP sockets, which boringtun leaves as they come, and
+/// makes anew with every port. From outside: it gives its sockets to nobody.
+///
+/// # Errors
+/// When the process cannot be looked into, or has no such right.
+pub(super) fn widen(name: &str) -> io::Result<()> {
+    let Some(pid) = find(name) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    let process = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+    let process = pidfd_open(process, PidfdFlags::empty())?;
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        let entry = entry?;
+        // One may be closed meanwhile.
+        let is_socket = fs::read_link(entry.path())
+            .is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:"));
+        let number = entry
+            .file_name()
+            .to_str()
+            .and_then(|text| text.parse().ok());
+        let Some(number) = number.filter(|_| is_socket) else {
+            continue;
+        };
+        let Ok(socket) = pidfd_getfd(&process, number, PidfdGetfdFlags::empty()) else {
+            continue;
+        };
+        if sockopt::socket_protocol(&socket)? == Some(ipproto::UDP) {
+            sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER)?;
+        }
+    }
+    Ok(())
 }
 
 /// Ends the process of a device; with it the device goes. One that does not run is fine.

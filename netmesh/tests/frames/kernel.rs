@@ -76,8 +76,10 @@ impl Kernel {
     pub(crate) fn new() -> Self {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         for index in [lab::SEGMENT, lab::UPLINK, lab::TUNNEL, lab::ELSEWHERE] {
-            let words =
-                format!("link add name d{index} index {index} type veth peer name p{index}");
+            // The MTU that counts is the table's.
+            let words = format!(
+                "link add name d{index} index {index} mtu 65535 type veth peer name p{index}"
+            );
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }

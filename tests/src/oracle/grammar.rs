@@ -162,13 +162,22 @@ fn link(dice: &mut Dice, way: &Way, v6: bool, packet: &[u8]) -> Vec<u8> {
         ),
         // A tag, two tags, a provider's tag, a priority tag.
         2 => {
-            // A priority tag would hide the source behind the port where sources are checked.
-            let least = u16::from(port == SOURCES_PORT);
-            let id = *dice.pick(&[least, 1, 7, 4095]);
+            let id = *dice.pick(&[0, 0xe000, 1, 7, 4095]);
             let tag = tagged(id, ethertype, packet);
             frame_of(to, from, *dice.pick(&[0x8100, 0x8100, 0x88a8]), &tag)
         }
+        // Up to four priority tags, the last of which may name a VLAN.
         3 => {
+            let mut tags = packet.to_vec();
+            let mut inner = ethertype;
+            for place in 0..=dice.below(4) {
+                let id = *dice.pick(&[0, 0, 0, 0x3000, if place == 0 { 7 } else { 0 }]);
+                tags = tagged(id, inner, &tags);
+                inner = *dice.pick(&[0x8100, 0x88a8]);
+            }
+            frame_of(to, from, inner, &tags)
+        }
+        4 => {
             let inner = tagged(7, ethertype, packet);
             frame_of(to, from, 0x8100, &tagged(8, 0x8100, &inner))
         }

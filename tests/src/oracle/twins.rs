@@ -428,6 +428,12 @@ fn quiet(router: &Namespace) {
 /// the router itself at most.
 fn strict(lab: &Lab) {
     let port = format!("p{SOURCES_PORT}");
+    // Of a route into a tunnel the first address is an anycast to nf_tables, and to nobody else
+    // (`ipv6_anycast_destination`).
+    let subnets: Vec<String> = (0..PORTS)
+        .map(|port| format!("{}/64", own(port).0))
+        .collect();
+    let subnets = subnets.join(", ");
     let rules = format!(
         "table inet strict {{
             chain prerouting {{
@@ -435,7 +441,8 @@ fn strict(lab: &Lab) {
                 iifname != \"{port}\" accept
                 meta pkttype != host accept
                 ip6 daddr {{ ::/96, ::ffff:0:0/96, fe80::/10, ff00::/8 }} accept
-                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} fib daddr type {{ local, anycast }} accept
+                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} fib daddr type local accept
+                ip6 saddr {{ ::/96, ::ffff:0:0/96 }} ip6 daddr {{ {subnets} }} fib daddr type anycast accept
                 ip6 saddr {{ ::/96, ::ffff:0:0/96 }} drop
                 ip6 saddr {{ fe80::/10, ff00::/8 }} accept
                 ip daddr {{ 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/3 }} accept

@@ -3,7 +3,7 @@
 use super::path::Named;
 
 /// A room of the library: the rooms it may name, itself left out.
-const ROOMS: [(&str, &[&str]); 9] = [
+const ROOMS: [(&str, &[&str]); 11] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("kernel", &["plan"]),
@@ -21,6 +21,21 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "reconcile",
         ],
     ),
+    (
+        "daemon",
+        &[
+            "plan",
+            "kernel",
+            "wireguard",
+            "dataplane",
+            "reconcile",
+            "metrics",
+        ],
+    ),
+    (
+        "metrics",
+        &["plan", "kernel", "wireguard", "dataplane", "reconcile"],
+    ),
     ("doctor", &["plan", "kernel", "dataplane", "reconcile"]),
     (
         "cli",
@@ -32,6 +47,8 @@ const ROOMS: [(&str, &[&str]); 9] = [
             "dataplane",
             "reconcile",
             "demo",
+            "daemon",
+            "metrics",
             "doctor",
         ],
     ),
@@ -44,22 +61,32 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 17] = [
     ("aya", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
     ("netlink_packet_core", &["kernel"]),
+    ("genetlink", &["kernel"]),
+    ("netlink_packet_generic", &["kernel"]),
+    ("netlink_packet_netfilter", &["kernel"]),
     ("netlink_packet_route", &["kernel"]),
+    ("netlink_sys", &["kernel"]),
     ("wireguard_control", &["wireguard"]),
     ("boringtun", &["wireguard"]),
     ("clap", &["cli"]),
+    ("notify", &["daemon"]),
+    ("sd_notify", &["daemon"]),
+    ("prometheus_client", &["metrics"]),
+    ("hyper", &["metrics"]),
+    ("hyper_util", &["metrics"]),
 ];
 
 /// Rooms without a kernel, a file or a clock, and what they may not name for that.
 const PURE: [&str; 2] = ["model", "plan"];
-const IMPURE: [&str; 12] = [
+const IMPURE: [&str; 13] = [
     "libc",
     "nix",
+    "rustix",
     "std::env",
     "std::fs",
     "std::net::TcpStream",

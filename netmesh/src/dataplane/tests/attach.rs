@@ -129,7 +129,7 @@ fn what_a_killed_writer_left_of_a_port_goes() {
         veth("p2", "p3");
         let mut instance = Instance::create("one", here()).unwrap();
         let device = facts().devices["p2"].clone();
-        instance.put_port(&device, XDP).unwrap();
+        instance.put_port(&device, XDP, &facts()).unwrap();
         assert!(words(&instance).is_empty());
         instance.attach("p0", XDP, &facts()).unwrap();
         let known = instance.port_entries().unwrap();
@@ -182,7 +182,7 @@ fn without_tcx_a_clsact_filter_does_it() {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
         let device = facts().devices["p0"].clone();
-        instance.put_port(&device, TC).unwrap();
+        instance.put_port(&device, TC, &facts()).unwrap();
         instance.attach_clsact(&device, "p0").unwrap();
         drop(instance);
         let filters = tc("filter show dev p0 ingress");
@@ -229,7 +229,7 @@ fn an_upgrade_changes_the_programs_and_nothing_else() {
         instance.attach("p0", XDP, &facts()).unwrap();
         instance.attach("p2", TC, &facts()).unwrap();
         let device = facts().devices["p4"].clone();
-        instance.put_port(&device, TC).unwrap();
+        instance.put_port(&device, TC, &facts()).unwrap();
         instance.attach_clsact(&device, "p4").unwrap();
         let pass = facts().devices["p1"].ifindex;
         instance.attach_pass(pass).unwrap();

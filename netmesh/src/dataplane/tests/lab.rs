@@ -76,6 +76,7 @@ pub(super) fn facts() -> NamespaceFacts {
             up: true,
             vlan: None,
             takes_tags_off: false,
+            sends_several_buffers: false,
         };
         let name = link["ifname"].as_str().unwrap().to_owned();
         facts.devices.insert(name, device);

@@ -1,0 +1,103 @@
+//! Where the objects come from.
+
+use std::path::Path;
+
+use crate::metrics::Names;
+use crate::plan::state::State;
+use crate::reconcile::Reconciler;
+
+/// Objects that were read and found right.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The node's name.
+    pub node: String,
+    /// The state they ask for.
+    pub desired: State,
+    /// What brings the node there.
+    pub reconciler: Reconciler,
+    /// Names of prefixes and peers.
+    pub names: Names,
+    /// What the operator should look at.
+    pub warnings: Remarks,
+}
+
+/// What is to be said of objects, a line each with place and remedy. What may be a key is left out:
+/// an operator may have put a private one in the wrong place, and logs are read by many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remarks(Vec<String>);
+
+/// Objects that cannot be used, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected(pub Remarks);
+
+impl Remarks {
+    /// One remark a line.
+    pub fn new(remarks: impl IntoIterator<Item: ToString>) -> Self {
+        let lines = remarks
+            .into_iter()
+            .map(|remark| hidden(&remark.to_string()));
+        Self(lines.collect())
+    }
+
+    /// The lines.
+    #[must_use]
+    pub fn lines(&self) -> &[String] {
+        &self.0
+    }
+}
+
+/// Characters of a key in base64 before the one that pads it.
+const KEY: usize = 43;
+
+/// The text without what looks like a key: 32 bytes in base64, public or private.
+fn hidden(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut run = 0;
+    for c in text.chars() {
+        if c == '=' && run >= KEY {
+            // All of the run is ASCII.
+            shown.truncate(shown.len() - KEY);
+            shown.push_str("(hidden)");
+            run = 0;
+            continue;
+        }
+        run = if c.is_ascii_alphanumeric() || c == '+' || c == '/' {
+            run + 1
+        } else {
+            0
+        };
+        shown.push(c);
+    }
+    shown
+}
+
+/// Whatever reads the objects.
+pub trait Objects {
+    /// The folder to watch.
+    fn folder(&self) -> &Path;
+
+    /// Reads them as they are now.
+    fn load(&mut self) -> impl Future<Output = Result<Loaded, Rejected>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_left_out_and_nothing_else() {
+        let key = "cFJpdmF0ZUtleVRoYXRNdXN0TmV2ZXJCZVNlZW4xMjM=";
+        for (text, shown) in [
+            (format!("`{key}` is none"), "`(hidden)` is none"),
+            (format!("{key}{key}"), "(hidden)(hidden)"),
+            (format!("é{key}"), "é(hidden)"),
+            (format!("{}=", &key[1..43]), &format!("{}=", &key[1..43])),
+            (
+                "a/path/of/fourty/characters/and/some/more/of/them: x".into(),
+                { "a/path/of/fourty/characters/and/some/more/of/them: x" },
+            ),
+        ] {
+            assert_eq!(hidden(&text), shown);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What drivers do with frames that XDP sends: the generic netlink family `netdev` (Linux 6.3;
+//! Documentation/netlink/specs/netdev.yaml).
+
+use std::collections::BTreeSet;
+
+use futures_util::StreamExt as _;
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
+    ParseableParametrized, parse_u32, parse_u64,
+};
+use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
+
+use super::Error;
+use super::netlink::Kernel;
+use crate::plan::state::Namespace;
+
+/// `NETDEV_CMD_DEV_GET`.
+const GET_DEVICE: u8 = 1;
+/// `NETDEV_A_DEV_IFINDEX`.
+const IFINDEX: u16 = 1;
+/// `NETDEV_A_DEV_XDP_FEATURES`.
+const FEATURES: u16 = 3;
+/// `NETDEV_XDP_ACT_NDO_XMIT_SG`: `ndo_xdp_xmit` takes frames that lie in several buffers.
+const SENDS_SEVERAL_BUFFERS: u64 = 1 << 6;
+
+/// A request for a device, and the answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Netdev {
+    ifindex: u32,
+    features: u64,
+}
+
+impl GenlFamily for Netdev {
+    fn family_name() -> &'static str {
+        "netdev"
+    }
+
+    fn command(&self) -> u8 {
+        GET_DEVICE
+    }
+
+    fn version(&self) -> u8 {
+        1
+    }
+}
+
+impl Netdev {
+    fn asked(&self) -> DefaultNla {
+        DefaultNla::new(IFINDEX, self.ifindex.to_ne_bytes().to_vec())
+    }
+}
+
+impl Emitable for Netdev {
+    fn buffer_len(&self) -> usize {
+        self.asked().buffer_len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        self.asked().emit(buffer);
+    }
+}
+
+impl ParseableParametrized<[u8], GenlHeader> for Netdev {
+    fn parse_with_param(bytes: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
+        let mut found = Self::default();
+        for attribute in NlasIterator::new(bytes) {
+            let attribute = attribute?;
+            match attribute.kind() {
+                IFINDEX => found.ifindex = parse_u32(attribute.value())?,
+                FEATURES => found.features = parse_u64(attribute.value())?,
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Kernel {
+    /// Which of these devices have a driver that sends frames in several buffers for XDP. A kernel
+    /// that cannot say so (before 6.3) redirects none (`xdp_do_redirect`).
+    ///
+    /// Each is asked for by itself: the parts of this family's dumps are not marked as parts
+    /// (`NLM_F_MULTI`), so that the library takes the first for the whole.
+    ///
+    /// # Errors
+    /// When the namespace is not there.
+    pub(super) async fn sends_several_buffers(
+        &mut self,
+        namespace: &Namespace,
+        devices: impl Iterator<Item = u32>,
+    ) -> Result<BTreeSet<u32>, Error> {
+        let mut handle = self.generic(namespace)?;
+        let mut found = BTreeSet::new();
+        for ifindex in devices {
+            let device = Netdev {
+                ifindex,
+                features: 0,
+            };
+            let mut request = NetlinkMessage::from(GenlMessage::from_payload(device));
+            request.header.flags = NLM_F_REQUEST;
+            let Ok(mut answers) = handle.request(request).await else {
+                return Ok(found);
+            };
+            while let Some(answer) = answers.next().await {
+                if let Ok(NetlinkMessage {
+                    payload: NetlinkPayload::InnerMessage(message),
+                    ..
+                }) = answer
+                    && message.payload.features & SENDS_SEVERAL_BUFFERS != 0
+                {
+                    found.insert(message.payload.ifindex);
+                }
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,392 @@
+//! `netmesh run --metrics`: what Prometheus reads is what `netmesh counters` says, in a form that
+//! its own tools accept, and nobody who reads slowly is in anybody's way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use netmesh::demo::traffic::ping;
+use netmesh::kernel::netns::run_in;
+use netmesh::plan::state::Namespace;
+use netmesh_tests::daemon::{Daemon, SOON};
+use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
+use serde_json::Value;
+
+/// Where a daemon serves its metrics.
+fn address(daemon: &Daemon) -> SocketAddr {
+    let mut found = None;
+    eventually("metrics are served", SOON, || {
+        let log = daemon.log();
+        let told = log
+            .iter()
+            .find(|line| line["message"] == "metrics are served");
+        found = told.and_then(|line| line["address"].as_str()?.parse().ok());
+        found.is_some()
+    });
+    found.expect("an address")
+}
+
+/// Status line and headers, and body, of one request.
+fn request(at: &Namespace, to: SocketAddr, words: &str, accept: &str) -> (String, String) {
+    let answer = run_in(at, || {
+        let mut stream = TcpStream::connect(to).expect("somebody listens");
+        stream.set_read_timeout(Some(SOON)).expect("a socket");
+        write!(
+            stream,
+            "{words} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    })
+    .expect("the namespace");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    (
+        head.to_owned(),
+        if chunked {
+            whole(body)
+        } else {
+            body.to_owned()
+        },
+    )
+}
+
+/// The chunks of a body put together, which must be complete.
+fn whole(mut body: &str) -> String {
+    let mut text = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").expect("a size");
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        if size == 0 {
+            return text;
+        }
+        text.push_str(&rest[..size]);
+        body = &rest[size + 2..];
+    }
+}
+
+/// Every sample by its name and labels. Each is there once, and belongs to a family that has a type
+/// and a help.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let (mut families, mut helped) = (BTreeMap::new(), BTreeSet::new());
+    let mut samples = BTreeMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words.as_slice() {
+            ["#", "HELP", name, help] => {
+                assert!(help.ends_with('.'), "{line}");
+                assert!(helped.insert((*name).to_owned()), "twice: {line}");
+            }
+            ["#", "TYPE", name, kind] => {
+                assert!(families.insert(*name, *kind).is_none(), "twice: {line}");
+            }
+            ["#", ..] => panic!("{line}"),
+            _ => {
+                let (series, value) = line.rsplit_once(' ').expect("a value");
+                let name = series.split('{').next().expect("a name");
+                let kind = families.get(name).copied();
+                assert!(kind.is_some() && helped.contains(name), "no family: {line}");
+                assert_eq!(kind == Some("counter"), name.ends_with("_total"), "{line}");
+                let value = value.parse().expect("a number");
+                assert!(
+                    samples.insert(series.to_owned(), value).is_none(),
+                    "twice: {line}"
+                );
+            }
+        }
+    }
+    samples
+}
+
+fn scrape(at: &Namespace, to: SocketAddr) -> BTreeMap<String, f64> {
+    let (head, body) = request(at, to, "GET /metrics", "*/*");
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("text/plain; version=0.0.4"), "{head}");
+    samples(&body)
+}
+
+/// What `netmesh counters --json` says, by the names that metrics have.
+fn counted(lab: &Lab, machine: &str) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    let number = |value: &Value| value.as_u64().expect("a number") as f64;
+    let ours: Vec<String> = RESOURCES.iter().map(|one| lab.prefix(one)).collect();
+    for row in lab.json(machine, &["counters"])["prefixes"]
+        .as_array()
+        .expect("rows")
+    {
+        // The router's own unreachable route for the allocation is of no network.
+        let known = ours.iter().any(|prefix| row["prefix"] == **prefix);
+        let network = if known { lab.network() } else { "" };
+        for direction in ["to", "from"] {
+            for what in ["packets", "bytes"] {
+                let series = format!(
+                    "netmesh_prefix_forwarded_{what}_total{{namespace=\"node\",network=\"{}\",\
+                     prefix={},direction=\"{direction}\"}}",
+                    network, row["prefix"],
+                );
+                found.insert(series, number(&row[direction][what]));
+            }
+        }
+    }
+    let ports = lab.json(machine, &["counters", "--drops"])["ports"].clone();
+    for row in ports.as_array().expect("rows") {
+        let labels = format!("namespace=\"node\",port={}", row["port"]);
+        let mut add = |name: &str, value| {
+            found.insert(format!("netmesh_port_{name}_total{{{labels}}}"), value);
+        };
+        add("received_packets", number(&row["received"]));
+        add("forwarded_packets", number(&row["forwarded"]["packets"]));
+        add("forwarded_bytes", number(&row["forwarded"]["bytes"]));
+        add("redirect_failed_packets", number(&row["redirect_failed"]));
+        for (name, list) in [("passed", "punted"), ("dropped", "dropped")] {
+            for reason in row[list].as_array().expect("reasons") {
+                let labels = format!("{labels},reason={}", reason["reason"]);
+                let series = format!("netmesh_port_{name}_packets_total{{{labels}}}");
+                found.insert(series, number(&reason["packets"]));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_scrape_says_what_the_counters_say() {
+    let lab = Lab::mesh();
+    for node in ["node-2", "node-3"] {
+        let _ = lab.netmesh(node, &["apply"]);
+    }
+    let exit = Daemon::start(&lab, "node-1", &["--metrics", "0"]);
+    let router = Daemon::start(&lab, "router", &["--metrics", "127.0.0.1:0"]);
+    for (daemon, node) in [(&exit, "node-1"), (&router, "router")] {
+        daemon.until_told("READY=1");
+        lab.settles(node);
+    }
+    let (here, to) = (lab.at("router"), address(&router));
+    let (web, from) = (lab.resource("web"), lab.address(&RESOURCES[1]).into());
+    eventually("the mesh carries packets", SOON, || {
+        ping(&web, from, INTERNET.into(), 104, 1).is_ok_and(|pings| pings.received == 1)
+    });
+    let before = scrape(&here, to);
+    let pings = ping(&web, from, INTERNET.into(), 600, 50).expect("a socket");
+    assert_eq!(pings.received, 50);
+    // A packet that the router drops: its source lives nowhere.
+    let nowhere = "2001:db8:bad::1".parse().expect("an address");
+    let spoofed = netmesh::demo::traffic::spoof(&lab.at("provider"), nowhere, INTERNET);
+    spoofed.expect("it is sent");
+
+    // Others send on their own: what is read in between is in between.
+    let low = counted(&lab, "router");
+    let seen = scrape(&here, to);
+    let high = counted(&lab, "router");
+    assert!(low.len() > 3 * 4 + 2 * 4, "{low:?}");
+    for (series, least) in &low {
+        let value = seen
+            .get(series)
+            .unwrap_or_else(|| panic!("{series} is missing: {seen:?}"));
+        assert!(
+            least <= value && *value <= high[series],
+            "{series}: {value}"
+        );
+    }
+    // What was sent, exactly: of the prefix and of its network.
+    let prefix = lab.prefix(&RESOURCES[1]);
+    for direction in ["to", "from"] {
+        for (what, sent) in [("packets", 50.0), ("bytes", 30_000.0)] {
+            let of = |name: &str, more: &str| {
+                let network = lab.network();
+                let series = format!(
+                    "netmesh_{name}_forwarded_{what}_total{{namespace=\"node\",\
+                     network=\"{network}\",{more}direction=\"{direction}\"}}"
+                );
+                seen[&series] - before[&series]
+            };
+            assert_eq!(of("prefix", &format!("prefix=\"{prefix}\",")), sent);
+            assert_eq!(of("network", ""), sent);
+        }
+    }
+    for (series, value) in [
+        ("netmesh_ready", 1.0),
+        ("netmesh_objects_last_reload_successful", 1.0),
+        ("netmesh_scrape_left_out", 0.0),
+        ("netmesh_reconcile_passes_total{outcome=\"failed\"}", 0.0),
+        (
+            "netmesh_port_attached{namespace=\"node\",port=\"eth0\",hook=\"xdp\"}",
+            1.0,
+        ),
+        (
+            "netmesh_routes_capacity{namespace=\"node\"}",
+            f64::from(1 << 20),
+        ),
+    ] {
+        assert_eq!(seen.get(series), Some(&value), "{series}");
+    }
+    assert!(seen["netmesh_routes{namespace=\"node\",origin=\"object\"}"] >= 3.0);
+    assert!(seen["netmesh_neighbours{namespace=\"node\"}"] >= 2.0);
+    assert!(seen["netmesh_reconcile_steps_total"] > 5.0);
+
+    // Tunnels, where they are, by the names of their peers.
+    let (here, to) = (lab.at("node-1"), address(&exit));
+    let (seen, text) = (
+        scrape(&here, to),
+        request(&here, to, "GET /metrics", "*/*").1,
+    );
+    let of = |name: &str, peer: &str| {
+        let peer = format!("peer=\"{}/{peer}\"", lab.network());
+        let found = seen.iter().find(|(series, _)| {
+            series.starts_with(&format!("netmesh_tunnel_{name}{{")) && series.contains(&peer)
+        });
+        found.map(|(_, value)| *value)
+    };
+    assert_eq!(of("up", "web"), Some(1.0));
+    assert!(of("handshake_age_seconds", "web").is_some_and(|age| age < 180.0));
+    assert!(of("received_bytes_total", "web").is_some_and(|bytes| bytes > 50.0 * 600.0));
+    assert!(
+        of("up", "home").is_some(),
+        "one that may never have spoken has a series too"
+    );
+    assert!(
+        !text.contains(lab.public_key(&RESOURCES[1])),
+        "keys are no labels"
+    );
+    promtool(&text);
+}
+
+/// Prometheus's own opinion, where it can be had.
+fn promtool(text: &str) {
+    let tool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".into());
+    let child = Command::new(tool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let Ok(mut child) = child else {
+        eprintln!("no promtool here: its opinion is not asked");
+        return;
+    };
+    let mut input = child.stdin.take().expect("a pipe");
+    input.write_all(text.as_bytes()).expect("it reads");
+    drop(input);
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn whoever_asks_gets_what_he_asks_for_and_holds_up_nobody() {
+    let lab = Lab::mesh();
+    let daemon = Daemon::start(
+        &lab,
+        "router",
+        &["--metrics", "0", "--metrics-prefixes", "1"],
+    );
+    daemon.until_told("READY=1");
+    lab.settles("router");
+    let (here, to) = (lab.at("router"), address(&daemon));
+    // The newer format for who wants it.
+    let accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+    let (head, open) = request(&here, to, "GET /metrics", accept);
+    assert!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(open.ends_with("# EOF\n"), "{open}");
+    assert!(
+        open.contains("# UNIT netmesh_port_forwarded_bytes bytes\n"),
+        "{open}"
+    );
+    assert!(
+        open.contains("# TYPE netmesh_port_forwarded_bytes counter\n"),
+        "{open}"
+    );
+    // One prefix of three, as was asked, and the sums all the same.
+    let seen = scrape(&here, to);
+    let rows = |name: &str| {
+        seen.keys()
+            .filter(|series| series.starts_with(name))
+            .count()
+    };
+    assert_eq!(
+        rows("netmesh_prefix_forwarded_bytes_total{"),
+        2,
+        "both ways"
+    );
+    assert_eq!(
+        rows("netmesh_network_forwarded_bytes_total{"),
+        2,
+        "both ways"
+    );
+    for (words, status) in [
+        ("GET /", "200"),
+        ("GET /other", "404"),
+        ("POST /metrics", "405"),
+        ("HEAD /metrics", "200"),
+    ] {
+        let (head, _) = request(&here, to, words, "*/*");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{words}: {head}"
+        );
+    }
+    // Only this machine is answered.
+    assert!(to.ip().is_loopback());
+
+    // Many who connect and say nothing, and some who ask and do not read.
+    let idle = run_in(&here, || {
+        let connect = |_| TcpStream::connect(to).expect("somebody listens");
+        let mut idle: Vec<TcpStream> = (0..40).map(connect).collect();
+        for stream in idle.iter_mut().take(20) {
+            write!(stream, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");
+        }
+        idle
+    })
+    .expect("the namespace");
+    eventually("who asks is answered", Duration::from_secs(30), || {
+        scrape(&here, to)["netmesh_ready"] == 1.0
+    });
+    drop(idle);
+    // The daemon did its work meanwhile.
+    let router = lab.name("router");
+    lab.ip(
+        "router",
+        &format!("-6 route del {}", lab.prefix(&RESOURCES[1])),
+    );
+    eventually("the return route is back", SOON, || {
+        let output = Command::new("ip")
+            .args([
+                "-n",
+                &router,
+                "-6",
+                "route",
+                "show",
+                &lab.prefix(&RESOURCES[1]),
+            ])
+            .output()
+            .expect("ip starts");
+        !output.stdout.is_empty()
+    });
+}
+
+#[test]
+fn an_address_that_is_taken_is_told_and_no_metrics_are_served_unasked() {
+    let lab = Lab::mesh();
+    let daemon = Daemon::start(&lab, "node-2", &[]);
+    daemon.until_told("READY=1");
+    let taken = run_in(&lab.at("node-2"), || {
+        // Nobody listens unless asked.
+        let listening = std::fs::read_to_string("/proc/thread-self/net/tcp").expect("sockets");
+        assert_eq!(listening.lines().count(), 1, "{listening}");
+        std::net::TcpListener::bind("127.0.0.1:0").expect("a socket")
+    })
+    .expect("the namespace");
+    drop(daemon);
+    let address = taken.local_addr().expect("an address").to_string();
+    let output = lab.try_netmesh("node-2", &["run", "--metrics", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains(&address) && said.contains("in use"), "{said}");
+}

@@ -1,0 +1,329 @@
+//! `netmesh run`: objects and kernel are followed, others are left alone, forwarding outlives it.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use netmesh::demo::traffic::ping;
+use netmesh_tests::daemon::{Daemon, SOON};
+use netmesh_tests::{INTERNET, Lab, OutputText as _, RESOURCES, eventually};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+fn ip(namespace: &str, words: &str) -> String {
+    let output = Command::new("ip")
+        .args(["-n", namespace])
+        .args(words.split(' '))
+        .output()
+        .expect("ip starts");
+    assert!(output.status.success(), "ip -n {namespace} {words}");
+    output.stdout_text()
+}
+
+fn tunnel(lab: &Lab) -> String {
+    let [_, _, _, _, _, _, hi, lo, ..] = lab.address(&RESOURCES[0]).octets();
+    format!("wg-{:x}", u16::from_be_bytes([hi, lo]))
+}
+
+#[test]
+fn objects_and_kernel_are_followed_without_anybody_asking() {
+    let lab = Lab::mesh();
+    let daemons: Vec<Daemon> = lab
+        .nodes()
+        .iter()
+        .map(|node| Daemon::start(&lab, node, &["-v"]))
+        .collect();
+    for (node, daemon) in lab.nodes().iter().zip(&daemons) {
+        daemon.until_told("READY=1");
+        lab.settles(node);
+    }
+    let web = lab.address(&RESOURCES[1]);
+    let reaches = |lab: &Lab| {
+        let pings = ping(&lab.resource("web"), web.into(), INTERNET.into(), 104, 1);
+        pings.is_ok_and(|pings| pings.received == 1)
+    };
+    eventually("the mesh carries packets", SOON, || reaches(&lab));
+
+    // A link that somebody takes down.
+    let (gw, tunnel) = (lab.resource("gw").to_string(), tunnel(&lab));
+    ip(&gw, &format!("link set {tunnel} down"));
+    eventually("the tunnel is up again", SOON, || {
+        ip(&gw, &format!("link show {tunnel}")).contains(",UP")
+    });
+    lab.settles("node-1");
+    // A return route that somebody removes.
+    let (router, prefix) = (lab.name("router"), lab.prefix(&RESOURCES[1]));
+    ip(&router, &format!("-6 route del {prefix}"));
+    eventually("the return route is back", SOON, || {
+        ip(&router, &format!("-6 route show {prefix}")).contains("via")
+    });
+    // A peer that somebody removes: nobody tells of that.
+    let peers = || {
+        netmesh::kernel::netns::run_in(&lab.resource("gw"), || {
+            netmesh::wireguard::device::observe(&tunnel)
+        })
+        .expect("the namespace")
+        .expect("a device")
+        .expect("a device")
+        .peers
+    };
+    let before: Vec<_> = peers().into_keys().collect();
+    assert_eq!(before.len(), 2, "web and home");
+    netmesh::kernel::netns::run_in(&lab.resource("gw"), || {
+        netmesh::wireguard::device::delete_peer(&tunnel, &before[0])
+    })
+    .expect("the namespace")
+    .expect("it goes");
+    eventually("the peer is back", SOON, || {
+        peers().into_keys().eq(before.iter().cloned())
+    });
+    // A whole namespace.
+    assert!(
+        Command::new("ip")
+            .args(["netns", "del", &gw])
+            .status()
+            .is_ok_and(|status| status.success())
+    );
+    lab.settles("node-1");
+    eventually("the mesh carries packets again", SOON, || reaches(&lab));
+
+    // An object that holds less: everywhere at once, and its namespace goes with it.
+    let key = lab.public_key(&RESOURCES[1]).to_owned();
+    lab.write_network(&[RESOURCES[0], RESOURCES[2]]);
+    eventually("the namespace of web is gone", SOON, || {
+        !netmesh::kernel::netns::path(&lab.resource("web")).exists()
+    });
+    for node in lab.nodes() {
+        lab.settles(&node);
+    }
+    let rest = lab.dump("node-1", &["gw"]).to_string();
+    assert!(!rest.contains(&key), "a trace of web on node-1: {rest}");
+    // The same, set aside and renamed into place as editors and tools do.
+    let file = lab.config("node-2").join("networks/network.toml");
+    let aside = lab.config("node-2").join("networks/.network.toml.tmp");
+    lab.write_network(&RESOURCES);
+    fs::copy(&file, &aside).expect("a copy");
+    fs::rename(&aside, &file).expect("a rename");
+    eventually("web is back", SOON, || reaches(&lab));
+    for daemon in &daemons {
+        let bad: Vec<Value> = daemon
+            .log()
+            .into_iter()
+            .filter(|line| line["level"] == "ERROR")
+            .collect();
+        assert!(bad.is_empty(), "{bad:?}");
+    }
+}
+
+#[test]
+fn objects_that_are_wrong_change_nothing_and_leak_nothing() {
+    let lab = Lab::mesh();
+    let daemon = Daemon::start(&lab, "node-1", &["-vv"]);
+    daemon.until_told("READY=1");
+    lab.settles("node-1");
+    let before = lab.dump("node-1", &["gw"]);
+    let file = lab.config("node-1").join("networks/network.toml");
+    let good = fs::read_to_string(&file).expect("the object");
+    // A private key where none belongs, in a field, in a value and in no syntax at all.
+    let secret = "cFJpdmF0ZUtleVRoYXRNdXN0TmV2ZXJCZVNlZW4xMjM=";
+    for wrong in [
+        format!("private_key = \"{secret}\"\n{good}"),
+        good.replacen("endpoint = \"", &format!("endpoint = \"{secret}"), 1),
+        format!("{good}\n[[resource]]\nname = \"x\" {secret}\n"),
+        format!("{good}\n{secret}"),
+    ] {
+        fs::write(&file, wrong).expect("the object");
+        let rejected = || {
+            let log = daemon.log();
+            log.iter()
+                .filter(|line| line["message"] == "objects rejected")
+                .count()
+        };
+        eventually("the fault is told", SOON, || rejected() > 0);
+        eventually("the service manager knows", SOON, || {
+            let told = daemon.told();
+            told.iter().any(|word| word.contains("STATUS=objects rej"))
+        });
+        // Everything is looked at, and nothing is done about it.
+        daemon.signal(Signal::SIGHUP);
+        daemon.until_told("READY=1");
+        assert_eq!(lab.dump("node-1", &["gw"]), before);
+        fs::write(&file, &good).expect("the object");
+        eventually("the service manager is told that all is well", SOON, || {
+            let told = daemon.told();
+            told.iter().any(|word| word.contains("is what its objects"))
+        });
+    }
+    assert!(daemon.says("the node is kept what the last good objects said"));
+    assert!(daemon.says("the objects are right again"));
+    // Neither that one nor the node's own is anywhere in the log, at its most talkative.
+    let own = lab.config("node-1").join("keys").join(lab.network());
+    let own = fs::read_to_string(own.join("gw.key")).expect("the key");
+    let text = daemon.text();
+    assert!(text.contains("DEBUG"), "it was talkative");
+    for key in [secret, own.trim()] {
+        assert!(!text.contains(key), "a private key in the log");
+        assert!(!text.contains(&key[..20]), "half a private key in the log");
+    }
+}
+
+#[test]
+fn forwarding_outlives_the_daemon_unless_it_is_told_otherwise() {
+    let lab = Lab::mesh();
+    for node in ["node-2", "router"] {
+        let _ = lab.netmesh(node, &["apply"]);
+    }
+    let mut daemon = Daemon::start(&lab, "node-1", &[]);
+    daemon.until_told("READY=1");
+    lab.settles("node-1");
+    daemon.until_told("WATCHDOG=1");
+    let second = lab.try_netmesh("node-1", &["run"]);
+    assert_eq!(second.status.code(), Some(1), "one daemon a node");
+    let web = lab.address(&RESOURCES[1]);
+    let (here, web) = (lab.resource("web"), web.into());
+    eventually("the mesh carries packets", SOON, || {
+        ping(&here, web, INTERNET.into(), 104, 1).is_ok_and(|pings| pings.received == 1)
+    });
+    let before = lab.dump("node-1", &["gw"]);
+
+    // A steady stream meanwhile: none is lost, none answered twice.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (sent, answered) = std::thread::scope(|scope| {
+        let stream = scope.spawn({
+            let (stop, here) = (&stop, &here);
+            move || {
+                let (mut sent, mut answered) = (0, 0);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let pings = ping(here, web, INTERNET.into(), 300, 20).expect("a socket");
+                    sent += 20;
+                    answered += pings.received;
+                }
+                (sent, answered)
+            }
+        });
+        for round in 0..20 {
+            if round % 2 == 0 {
+                assert_eq!(daemon.ends(Signal::SIGKILL), None);
+            } else {
+                assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
+                assert!(daemon.told().iter().any(|word| word == "STOPPING=1\n"));
+            }
+            daemon = Daemon::start(&lab, "node-1", &[]);
+            daemon.until_told("READY=1");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stream.join().expect("the stream")
+    });
+    assert_eq!(answered, sent, "20 restarts");
+    assert!(sent >= 1000, "{sent} packets are no stream");
+    assert_eq!(lab.dump("node-1", &["gw"]), before);
+
+    // A reload is told from beginning to end.
+    let _ = daemon.told();
+    daemon.signal(Signal::SIGHUP);
+    let mut told = Vec::new();
+    eventually("the reload has ended", SOON, || {
+        told.extend(daemon.told());
+        told.iter().any(|word| word.contains("READY=1"))
+    });
+    let begun = told.iter().position(|word| word.contains("RELOADING=1"));
+    let ended = told.iter().position(|word| word.contains("READY=1"));
+    let begun = begun.expect("RELOADING=1");
+    assert!(Some(begun) < ended && told[begun].contains("MONOTONIC_USEC="));
+
+    assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
+    let mut daemon = Daemon::start(&lab, "node-1", &["--flush-on-exit"]);
+    daemon.until_told("READY=1");
+    assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
+    assert!(daemon.says("what netmesh made on this node is removed"));
+    assert!(!netmesh::kernel::netns::path(&lab.resource("gw")).exists());
+    let residue: Vec<String> = lab
+        .residue("node-1")
+        .into_keys()
+        .filter(|path| !path.starts_with("/proc"))
+        .collect();
+    assert!(
+        residue.iter().all(|path| !path.contains("bpf")),
+        "{residue:?}"
+    );
+}
+
+#[test]
+fn what_others_do_is_neither_undone_nor_fought_over() {
+    let lab = Lab::mesh();
+    let machine = lab.name("node-1");
+    for words in [
+        "-6 route add 2001:db8:77::/64 via 2001:db8:0:1::12 dev eth0 proto static",
+        "-6 addr add 2001:db8:0:1::77/64 dev eth0 nodad",
+        "-6 neigh add 2001:db8:0:1::78 lladdr 02:00:00:00:00:78 dev eth0 nud permanent",
+    ] {
+        ip(&machine, words);
+    }
+    let foreign = || {
+        [
+            ip(&machine, "-6 route show proto static"),
+            ip(&machine, "-6 addr show dev eth0 scope global"),
+            ip(&machine, "-6 neigh show nud permanent"),
+        ]
+    };
+    let before = foreign();
+    let daemon = Daemon::start(&lab, "node-1", &["--resync", "1"]);
+    daemon.until_told("READY=1");
+    lab.settles("node-1");
+    // Looking at everything again and again says nothing when there is nothing to say.
+    let lines = daemon.log().len();
+    let until = Instant::now() + Duration::from_secs(4);
+    eventually("four rounds", SOON, || Instant::now() > until);
+    let log = daemon.log();
+    assert_eq!(log.len(), lines, "{:?}", &log[lines..]);
+    assert_eq!(foreign(), before, "what others made");
+
+    // Somebody takes our link down whenever it is up.
+    let (gw, tunnel) = (lab.resource("gw").to_string(), tunnel(&lab));
+    let until = Instant::now() + Duration::from_secs(12);
+    let mut downs = 0;
+    while Instant::now() < until {
+        if ip(&gw, &format!("link show {tunnel}")).contains(",UP") {
+            ip(&gw, &format!("link set {tunnel} down"));
+            downs += 1;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!((4..=8).contains(&downs), "put right {downs} times in 12 s");
+    assert!(daemon.says("somebody undoes this step; it is left alone for a while"));
+    // The operator is not held up by that.
+    daemon.signal(Signal::SIGHUP);
+    eventually("the link is up at once", Duration::from_secs(5), || {
+        ip(&gw, &format!("link show {tunnel}")).contains(",UP")
+    });
+    lab.settles("node-1");
+    assert_eq!(foreign(), before, "what others made");
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_holds_up_nobody() {
+    let lab = Lab::mesh();
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("notify");
+    let _deaf = std::os::unix::net::UnixDatagram::bind(&socket).expect("a socket");
+    let mut daemon = lab
+        .command("router", &["run", "--quiet"])
+        .env("NOTIFY_SOCKET", &socket)
+        // A word every 10 ms: nobody holds more than a few.
+        .env("WATCHDOG_USEC", "30000")
+        .spawn()
+        .expect("netmesh starts");
+    lab.settles("router");
+    let (router, prefix) = (lab.name("router"), lab.prefix(&RESOURCES[1]));
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_secs(1));
+        ip(&router, &format!("-6 route del {prefix}"));
+        eventually("the return route is back", SOON, || {
+            ip(&router, &format!("-6 route show {prefix}")).contains("via")
+        });
+    }
+    let pid = nix::unistd::Pid::from_raw(daemon.id() as i32);
+    nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
+    let ended = daemon.wait().expect("it ends");
+    assert_eq!(ended.code(), Some(0));
+}
