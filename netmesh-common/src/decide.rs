@@ -94,7 +94,7 @@ fn cross<P: PacketView, T: TableView>(
     let to = table.lookup(&ip.destination);
     // A plain value: the verifier refuses the tests of fields that the compiler merges over the
     // arms of an `Option`.
-    let from = table.lookup(&ip.source).unwrap_or(FibEntry::NONE);
+    let from = table.lookup_source(&ip.source).unwrap_or(FibEntry::NONE);
     check_source(&ip.source, &from, ingress, table)?;
     // Not before: neither options nor priority tags must open a way for a source that is not believed.
     if header::is_hidden(packet, ingress, offset) {

@@ -1,6 +1,7 @@
 //! The map types as plain bytes for the user-space side.
 
 use crate::group::Group;
+use crate::lines::Bucket;
 use crate::table::{
     FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -15,4 +16,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);
+pod!(Bucket FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);

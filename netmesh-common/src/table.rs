@@ -16,10 +16,13 @@
 //!  COUNTER_IDS (prefix) ──► id           user space only: identity of a counter
 //! ```
 //!
+//! A look-up asks stage 1 first (see [`lines`](crate::lines)), which answers for most /64s and /24s and
+//! counts for them; the tries hold every prefix.
+//!
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
@@ -111,7 +114,7 @@ pub struct FibEntry {
     /// Index into the next-hop table, or from [`MAX_NEXT_HOPS`] on of a group; 0 when the action
     /// needs none.
     pub next_hop: u32,
-    /// Index into the prefix counters.
+    /// Index into the prefix counters, or a [`SlotCounter`](crate::lines::SlotCounter).
     pub counter: u32,
     /// [`Action`].
     pub action: u8,
@@ -136,6 +139,53 @@ impl FibEntry {
         origin: 0,
         reserved: [0; 5],
     };
+
+    const NEXT_HOP: u32 = 13;
+    const CODE: u64 = (1 << 5) - 1;
+
+    /// As one word that is never 0, for functions of a program to hand over: they return no more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(&self) -> u64 {
+        // What no version has written must not look like anything else.
+        let next_hop = if self.next_hop >> Self::NEXT_HOP == 0 {
+            self.next_hop as u64
+        } else {
+            (1 << Self::NEXT_HOP) - 1
+        };
+        self.counter as u64
+            | next_hop << 32
+            | (self.prefix_length as u64) << 45
+            | Self::code(self.action) << 53
+            | Self::code(self.origin) << 58
+            | 1 << 63
+    }
+
+    #[inline(always)]
+    const fn code(value: u8) -> u64 {
+        if value as u64 > Self::CODE {
+            Self::CODE
+        } else {
+            value as u64
+        }
+    }
+
+    /// The entry behind a word; `None` for 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_word(word: u64) -> Option<Self> {
+        if word == 0 {
+            return None;
+        }
+        Some(Self {
+            next_hop: (word >> 32) as u32 & ((1 << Self::NEXT_HOP) - 1),
+            counter: word as u32,
+            action: (word >> 53 & Self::CODE) as u8,
+            prefix_length: (word >> 45) as u8,
+            origin: (word >> 58 & Self::CODE) as u8,
+            reserved: [0; 5],
+        })
+    }
 }
 
 /// Value of the next-hop table.
@@ -382,6 +432,7 @@ pub struct NeighbourLayout {
 }
 
 const _: () = {
+    assert!(MAX_NEXT_HOPS + crate::group::MAX_GROUPS < 1 << FibEntry::NEXT_HOP);
     assert!(size_of::<FibEntry>() == 16);
     assert!(size_of::<NextHop>() == 40);
     assert!(size_of::<NeighbourKey>() == 24);

@@ -75,6 +75,11 @@ pub trait TableView {
     /// Longest match for an address.
     fn lookup(&self, address: &Address) -> Option<FibEntry>;
 
+    /// The same for the source of a packet: its other counters are wanted next.
+    fn lookup_source(&self, address: &Address) -> Option<FibEntry> {
+        self.lookup(address)
+    }
+
     /// The next hop with this index.
     fn next_hop(&self, index: u32) -> Option<NextHop>;
 

@@ -1,8 +1,12 @@
 //! Counting, after the decision and before the packet is handed over.
 
+use netmesh_common::lines::tally::{self, CLAIM, UNSETTLED};
+use netmesh_common::lines::{Direction, SlotCounter};
+use netmesh_common::table::PrefixCounters;
 use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::Forward;
 
+use crate::atomic::Word;
 use crate::maps;
 
 /// Counts one outcome on a port.
@@ -27,18 +31,95 @@ pub(crate) fn forwarded(slot: u32, forward: &Forward) {
         counters.forwarded = counters.forwarded.wrapping_add(packets);
         counters.forwarded_bytes = counters.forwarded_bytes.wrapping_add(forward.bytes);
     });
-    if let Some(pointer) = maps::prefix_counters(forward.to_counter) {
-        // SAFETY: as above.
-        let counters = unsafe { &mut *pointer };
-        counters.to_packets = counters.to_packets.wrapping_add(packets);
-        counters.to_bytes = counters.to_bytes.wrapping_add(forward.bytes);
+    on_prefix(forward.to_counter, Direction::To, forward);
+    on_prefix(forward.from_counter, Direction::From, forward);
+}
+
+/// Counts a packet on one of its prefixes: in the lines of stage 1 if that has found it, else by
+/// the number the trie has given.
+#[inline(always)]
+fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
+    if SlotCounter::from_counter(counter).is_some() {
+        let to = u32::from(direction == Direction::To);
+        if on_slot(counter, to, forward.packets, forward.bytes) != 0 {
+            carry(counter, to);
+        }
+        return;
     }
-    if let Some(pointer) = maps::prefix_counters(forward.from_counter) {
-        // SAFETY: as above.
-        let counters = unsafe { &mut *pointer };
-        counters.from_packets = counters.from_packets.wrapping_add(packets);
-        counters.from_bytes = counters.from_bytes.wrapping_add(forward.bytes);
+    let Some(pointer) = maps::prefix_counters(counter) else {
+        return;
+    };
+    // SAFETY: as in `on_port`.
+    let counters = unsafe { &mut *pointer };
+    let (packets, bytes) = match direction {
+        Direction::To => (&mut counters.to_packets, &mut counters.to_bytes),
+        Direction::From => (&mut counters.from_packets, &mut counters.from_bytes),
+    };
+    *packets = packets.wrapping_add(u64::from(forward.packets));
+    *bytes = bytes.wrapping_add(forward.bytes);
+}
+
+/// Counts in a slot of stage 1; not 0 when its tally is to be carried. A global function, for the
+/// reason of [`maps::entry_of`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
+    let Some(slot) = SlotCounter::from_counter(counter) else {
+        return 0;
+    };
+    let Some(word) = maps::tally(slot, towards(to)) else {
+        return 0;
+    };
+    let added = tally::packed(packets, bytes);
+    let before = word.add(added);
+    u32::from(tally::is_due(before.wrapping_add(added)))
+}
+
+/// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn carry(counter: u32, to: u32) -> u32 {
+    let Some(slot) = SlotCounter::from_counter(counter) else {
+        return 0;
+    };
+    let Some(word) = maps::tally(slot, towards(to)) else {
+        return 0;
+    };
+    let held = word.or(CLAIM);
+    if tally::is_carrying(held) {
+        return 0;
     }
+    let Some(room) = maps::key_of_slot(slot).and_then(maps::carried) else {
+        // The upper half of the field is still free. The next packet tries again.
+        word.sub(UNSETTLED);
+        return 0;
+    };
+    add(room, towards(to), tally::unpacked(held));
+    word.sub(tally::settled(held));
+    1
+}
+
+#[inline(always)]
+const fn towards(to: u32) -> Direction {
+    if to == 0 {
+        Direction::From
+    } else {
+        Direction::To
+    }
+}
+
+/// Adds to what a prefix has had carried already.
+#[inline(always)]
+fn add(room: *mut PrefixCounters, direction: Direction, sum: tally::Tally) {
+    let word = match direction {
+        Direction::To => 0,
+        Direction::From => 2,
+    };
+    let first: *mut u64 = room.cast();
+    // SAFETY: the map's value is four aligned words.
+    let (packets, bytes) = unsafe { (Word::new(first.add(word)), Word::new(first.add(word + 1))) };
+    packets.add(sum.packets);
+    bytes.add(sum.bytes);
 }
 
 /// A packet was not forwarded: the code of its outcome, which is not 0, says why.

@@ -2,6 +2,7 @@
 //! `netmesh-common`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     missing_docs,
     reason = "the macros make public items of the entry points"
@@ -11,6 +12,7 @@
     reason = "the macros make public items of the entry points"
 )]
 
+mod atomic;
 mod count;
 mod follow;
 mod loss;

@@ -1,11 +1,16 @@
 //! The maps, private behind functions, and the table view the decision sees.
 
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::macros::map;
+use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::btf_maps::{self, ArrayOfMaps};
+use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
 use netmesh_common::group::{Group, MAX_GROUPS};
+use netmesh_common::lines::{
+    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
+    key_of, tally,
+};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey, vlan_key,
@@ -13,6 +18,8 @@ use netmesh_common::table::{
 use netmesh_common::trace::outcome_code;
 use netmesh_common::verdict::{Forward, Outcome};
 use netmesh_common::view::TableView;
+
+use crate::atomic::Word;
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -24,6 +31,24 @@ static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES,
 #[map]
 static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 // Mapped by user space, which must change a link word only if the follower has not done so first.
+/// A table of stage 1. Its size is chosen when it is made, so this one is that of no real one.
+type Lines = btf_maps::Array<Bucket, 1, LINES_FLAGS>;
+const LINES_FLAGS: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
+
+#[btf_map]
+static TABLES: ArrayOfMaps<Lines, { GENERATIONS as usize }> = ArrayOfMaps::new();
+/// The words of each table's header.
+#[map]
+static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
+/// Which of the tables is asked.
+#[map]
+static ACTIVE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static CLASSES: Array<u64> = Array::with_max_entries(MAX_CLASSES, BPF_F_MMAPABLE);
+/// What the tallies of stage 1 could not hold, by key.
+#[map]
+static CARRIED: HashMap<u64, PrefixCounters> =
+    HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
@@ -44,13 +69,19 @@ static PORT_CNT: PerCpuArray<PortCounters> = PerCpuArray::with_max_entries(MAX_P
 // Device and port slot of the tagged frame that this CPU has handed over last.
 #[map]
 static LAST_VLAN: PerCpuArray<[u32; 2]> = PerCpuArray::with_max_entries(1, 0);
-// The next two are user space's own memory; they are made and pinned with the rest.
+// The next four are user space's own memory; they are made and pinned with the rest.
 #[map]
 static RIB: HashMap<RibKey, RibEntry> =
     HashMap::with_max_entries(2 * MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static COUNTER_IDS: HashMap<PrefixKey, u32> =
     HashMap::with_max_entries(MAX_COUNTERS + 1, BPF_F_NO_PREALLOC);
+/// What the slots of tables that are gone had counted.
+#[map]
+static KEPT: HashMap<u64, PrefixCounters> =
+    HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
+#[map]
+static INSIDE: HashMap<u64, u32> = HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 
 /// What a program has decided, off its stack: with all it calls it has 512 bytes.
 pub(crate) struct Decision {
@@ -92,10 +123,12 @@ pub(crate) struct Tables;
 impl TableView for Tables {
     #[inline(always)]
     fn lookup(&self, address: &Address) -> Option<FibEntry> {
-        match address {
-            Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
-            Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
-        }
+        look_up(address, Direction::To)
+    }
+
+    #[inline(always)]
+    fn lookup_source(&self, address: &Address) -> Option<FibEntry> {
+        look_up(address, Direction::From)
     }
 
     #[inline(always)]
@@ -117,6 +150,176 @@ impl TableView for Tables {
     fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
         VLANS.get_ifindex(vlan_key(device, vid)?)
     }
+}
+
+/// Stage 1, and what it does not answer, the trie.
+#[inline(always)]
+fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
+    let (upper, lower, family) = match address {
+        Address::V6([a, b, c, d, e, f, g, h, rest @ ..]) => (
+            u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
+            u64::from_ne_bytes(*rest),
+            6,
+        ),
+        Address::V4(a) => (u64::from(u32::from_ne_bytes(*a)), 0, 4),
+    };
+    let to = u32::from(direction == Direction::To);
+    FibEntry::from_word(entry_of(upper, lower, family | to << TO))
+}
+
+/// Bit of a look-up's kind beside the family: what is asked for is a destination.
+const TO: u32 = 3;
+
+/// The entry of an address as a word; 0 for none.
+///
+/// A global function: the verifier looks through it once, and forgets which way it came back, so
+/// that the ways of two look-ups do not multiply. It returns one word because such a function cannot
+/// return more, and has its own room on the stack.
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
+    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+    let (key, family) = if kind & 7 == 6 {
+        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+        let address = Address::V6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+        (key_of(&address), 6)
+    } else {
+        (key_of(&Address::V4([a, b, c, d])), 4)
+    };
+    if let Some(key) = key {
+        let found = first_hit(key, kind >> TO);
+        if let Some(class) = CLASSES
+            .get(found as u32)
+            .copied()
+            .and_then(Class::from_word)
+        {
+            return class.entry(family, (found >> 32) as u32).word();
+        }
+    }
+    trie_hit(upper, lower, kind)
+}
+
+/// What the trie says of an address, as a word; 0 for nothing.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
+    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+    let found = if kind & 7 == 6 {
+        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+        second_stage(&Address::V6([
+            a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p,
+        ]))
+    } else {
+        second_stage(&Address::V4([a, b, c, d]))
+    };
+    found.map_or(0, |entry| entry.word())
+}
+
+/// The trie: complete, and always current.
+#[inline(always)]
+pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
+    match address {
+        Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
+        Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
+    }
+}
+
+/// Class and counter of a key, in the lower and the upper half; class 0 where stage 1 does not
+/// answer. A global function for the reasons of [`entry_of`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
+    let direction = if to == 0 {
+        Direction::From
+    } else {
+        Direction::To
+    };
+    let Some(generation) = ACTIVE.get(0) else {
+        return 0;
+    };
+    let generation = *generation as u32 & (GENERATIONS - 1);
+    let Some(hit) = stage(generation).and_then(|stage| find(&stage, key, direction)) else {
+        return 0;
+    };
+    let counter = SlotCounter {
+        generation,
+        slot: hit.slot,
+    };
+    u64::from(hit.class) | u64::from(counter.counter()) << 32
+}
+
+/// A table that is there.
+#[derive(Clone, Copy)]
+pub(crate) struct Stage(&'static Lines, u32);
+
+/// The table of a generation.
+#[inline(always)]
+pub(crate) fn stage(generation: u32) -> Option<Stage> {
+    Some(Stage(TABLES.get(generation)?, generation))
+}
+
+impl Buckets for Stage {
+    type Bucket = *const u64;
+
+    #[inline(always)]
+    fn bucket(&self, index: u32) -> Option<*const u64> {
+        Some(self.0.get_ptr(index)?.cast())
+    }
+
+    #[inline(always)]
+    fn word(&self, bucket: &*const u64, word: usize) -> u64 {
+        // SAFETY: `word` is below `WORDS`, and the map lives as long as the program. A writer may
+        // change the word meanwhile, but only as a whole.
+        unsafe { bucket.add(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn touch(&self, bucket: &*const u64, word: usize) {
+        // A load whose value nobody waits for fetches its line beside the next one.
+        let _ = self.word(bucket, word);
+    }
+
+    #[inline(always)]
+    fn header(&self) -> Option<*const u64> {
+        // A call less than to ask the table itself.
+        Some(HEADERS.get_ptr(self.1)?.cast())
+    }
+}
+
+/// The tally of a slot.
+#[inline(always)]
+pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> {
+    let (bucket, place) = counter.bucket();
+    let bucket = stage(counter.generation)?.0.get_ptr_mut(bucket)?;
+    let bucket: *mut u64 = bucket.cast();
+    // SAFETY: `place` is below 8, so the word is one of the bucket's 24.
+    Some(unsafe { Word::new(bucket.add(tally::word(direction, place))) })
+}
+
+/// The key of a slot.
+#[inline(always)]
+pub(crate) fn key_of_slot(counter: SlotCounter) -> Option<u64> {
+    key_at(&stage(counter.generation)?, counter.slot)
+}
+
+/// Not on the stack: a program and what it calls have half a kilobyte together, and clearing memory
+/// is such a call.
+static NOTHING: PrefixCounters = PrefixCounters {
+    to_packets: 0,
+    to_bytes: 0,
+    from_packets: 0,
+    from_bytes: 0,
+};
+
+/// What has been carried from the tallies of a key; made if need be.
+#[inline(always)]
+pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
+    if let Some(there) = CARRIED.get_ptr_mut(key) {
+        return Some(there);
+    }
+    // Another CPU may be quicker.
+    let _ = CARRIED.insert(key, &NOTHING, BPF_NOEXIST.into());
+    CARRIED.get_ptr_mut(key)
 }
 
 /// The port with this interface index.
@@ -171,5 +374,10 @@ pub(crate) fn next_hop_of(neighbour: &NeighbourKey) -> Option<*mut NextHop> {
 /// Names the maps that only user space reads, so that the linker keeps them.
 #[inline(always)]
 pub(crate) fn keep() {
-    core::hint::black_box((&raw const RIB, &raw const COUNTER_IDS));
+    core::hint::black_box((
+        &raw const RIB,
+        &raw const COUNTER_IDS,
+        &raw const INSIDE,
+        &raw const KEPT,
+    ));
 }

@@ -12,6 +12,8 @@ mod explain;
 mod key;
 pub mod output;
 mod route;
+mod route_file;
+mod route_import;
 mod route_spec;
 mod run;
 mod run_arguments;

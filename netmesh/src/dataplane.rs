@@ -4,6 +4,7 @@
 //! [`Instance`] changes them; a lock on the folder serialises writers.
 
 pub mod attach;
+mod bulk;
 mod clsact;
 mod connected;
 mod counter_id;
@@ -12,8 +13,10 @@ pub mod error;
 pub mod explain;
 pub mod fib;
 mod group;
+mod grow;
 pub mod instance;
 mod kernel_layout;
+mod lines;
 mod load;
 mod maps;
 pub mod neighbour;
@@ -22,6 +25,7 @@ pub mod pin;
 mod port;
 pub mod probe;
 mod route;
+mod stages;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -31,3 +35,4 @@ mod vlan;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};
+pub use lines::make_tables;

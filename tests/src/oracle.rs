@@ -10,6 +10,7 @@
 //!
 //! What may differ is in [`normal`], each with its reason; there is nothing else.
 
+pub mod crowd;
 pub mod dice;
 mod frames;
 pub mod grammar;

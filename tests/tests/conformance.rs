@@ -1,15 +1,19 @@
 //! Packet for packet what the Linux kernel would do: see `netmesh_tests::oracle`.
 //!
 //! `cargo xtask conformance` runs more of it, with its own seed:
-//! `NETMESH_CONFORMANCE_CASES`, `NETMESH_CONFORMANCE_SEED`, `NETMESH_CONFORMANCE_MODES`.
+//! `NETMESH_CONFORMANCE_CASES`, `NETMESH_CONFORMANCE_SEED`, `NETMESH_CONFORMANCE_MODES`,
+//! `NETMESH_CONFORMANCE_ROUTES`, `NETMESH_CONFORMANCE_CHURN`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use netmesh_tests::oracle::{Mode, Options, run};
 
 /// Cases of an ordinary run, over all modes.
 const CASES: usize = 60_000;
+
+/// Other routes of the run with a writer.
+const CROWD: usize = 20_000;
 
 /// Outcomes without which a run proves too little.
 const MUST_BE_MET: [&str; 16] = [
@@ -43,6 +47,36 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     number
 }
 
+fn kept() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance")
+}
+
+/// Stage 1 of the table answers, grows, and leaves it to the trie and back, while packets come.
+#[test]
+fn a_crowd_of_routes_and_a_writer_change_nothing() {
+    let options = Options {
+        cases: share() / 10,
+        seed: 2,
+        modes: vec![Mode::Xdp],
+        crowd: CROWD / usize::try_from(netmesh_tests::slowness()).unwrap_or(1),
+        churn: true,
+        kept: kept(),
+    };
+    let summary = run(&options, |_| ());
+    for difference in &summary.differences {
+        println!("{difference}");
+    }
+    println!(
+        "{} cases among {} other routes, {} changes meanwhile, {} s",
+        summary.cases,
+        options.crowd,
+        summary.changes,
+        summary.took.as_secs()
+    );
+    assert!(summary.differences.is_empty(), "the routers differ");
+    assert!(summary.changes > 500, "the writer did little");
+}
+
 #[test]
 fn whatever_comes_out_is_what_the_kernel_sends() {
     let modes = std::env::var("NETMESH_CONFORMANCE_MODES").unwrap_or_default();
@@ -54,7 +88,9 @@ fn whatever_comes_out_is_what_the_kernel_sends() {
         cases: number("NETMESH_CONFORMANCE_CASES").unwrap_or_else(share),
         seed: number("NETMESH_CONFORMANCE_SEED").unwrap_or(1),
         modes,
-        kept: Path::new(env!("CARGO_MANIFEST_DIR")).join("conformance"),
+        crowd: number("NETMESH_CONFORMANCE_ROUTES").unwrap_or(0),
+        churn: number("NETMESH_CONFORMANCE_CHURN").unwrap_or(false),
+        kept: kept(),
     };
     let summary = run(&options, |line| println!("{line}"));
     for difference in &summary.differences {
@@ -71,6 +107,10 @@ fn whatever_comes_out_is_what_the_kernel_sends() {
         summary.unconfirmed,
         summary.took.as_secs()
     );
+    if options.crowd != 0 || options.churn {
+        let (crowd, changes) = (options.crowd, summary.changes);
+        println!("among {crowd} other routes, {changes} changes meanwhile");
+    }
     assert!(summary.differences.is_empty(), "the routers differ");
     assert!(
         summary.cases + options.modes.len() >= options.cases,

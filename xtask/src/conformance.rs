@@ -14,6 +14,10 @@ pub(crate) struct Options {
     pub(crate) seed: Option<u64>,
     /// How our router is attached; every way when none is named.
     pub(crate) modes: Vec<String>,
+    /// Other routes in both routers.
+    pub(crate) routes: Option<u64>,
+    /// A writer changes our tables meanwhile.
+    pub(crate) churn: bool,
 }
 
 /// Builds and runs the suite; what it prints is for the reader.
@@ -22,7 +26,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     build::netmesh(false)?;
     let mut command = cargo(&["test", "--locked", "--package", "netmesh-tests"]);
     command.args(["--test", "conformance", "--", "--nocapture"]);
+    command.args(["--exact", "whatever_comes_out_is_what_the_kernel_sends"]);
     command.env("NETMESH_CONFORMANCE_MODES", options.modes.join(","));
+    command.env("NETMESH_CONFORMANCE_CHURN", options.churn.to_string());
+    if let Some(routes) = options.routes {
+        command.env("NETMESH_CONFORMANCE_ROUTES", routes.to_string());
+    }
     if let Some(cases) = options.cases {
         command.env("NETMESH_CONFORMANCE_CASES", cases.to_string());
     }

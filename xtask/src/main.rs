@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, reason = "these commands talk to people")]
 #![expect(clippy::print_stderr, reason = "these commands talk to people")]
 
+mod bench;
 mod build;
 mod conformance;
 mod demo;
@@ -67,6 +68,14 @@ enum Command {
         #[arg(last = true)]
         tests: Vec<String>,
     },
+    /// Measure what look-ups and forwarding cost and write it into docs/performance.md. Needs root.
+    Bench {
+        /// Only this.
+        #[arg(long, value_enum)]
+        only: Option<bench::What>,
+        /// Numbers of prefixes.
+        sizes: Vec<u32>,
+    },
     /// Send random packets through the kernel's router and ours and compare what comes out.
     Conformance {
         /// Packets, over all ways to attach.
@@ -78,6 +87,12 @@ enum Command {
         /// How our router is attached: xdp, xdp-generic, tc; all of them when none is named.
         #[arg(long, value_delimiter = ',')]
         modes: Vec<String>,
+        /// Other routes that both routers hold: 1000000, say. With one mode: they are put in for each.
+        #[arg(long)]
+        routes: Option<u64>,
+        /// Change our router's tables all the time.
+        #[arg(long)]
+        churn: bool,
     },
     /// Break the router on purpose, in a copy, and show that the tests see it.
     Mutants {
@@ -126,9 +141,20 @@ fn main() -> ExitCode {
             tests,
             limit: Duration::from_secs(minutes * 60),
         }),
-        Command::Conformance { cases, seed, modes } => {
-            conformance::run(&conformance::Options { cases, seed, modes })
-        }
+        Command::Bench { only, sizes } => bench::run(only, &sizes),
+        Command::Conformance {
+            cases,
+            seed,
+            modes,
+            routes,
+            churn,
+        } => conformance::run(&conformance::Options {
+            cases,
+            seed,
+            modes,
+            routes,
+            churn,
+        }),
         Command::Mutants { names } => mutants::run(&names),
         Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
         Command::Frames { frames, seed } => fuzz::frames(frames, seed),

@@ -362,6 +362,19 @@ pub enum Route {
     Add(RouteSpec),
     /// Add a route or change it in place.
     Replace(RouteSpec),
+    /// Add or change many routes: lines as `add` takes them, or what `ip -json route` prints.
+    Import {
+        /// Where they are; standard input when it is `-` or not named.
+        file: Option<PathBuf>,
+        /// Show what would be done and touch nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Print the routes of `add` and `import`, as `import` takes them.
+    Export {
+        /// Only routes inside this prefix.
+        prefix: Option<IpNet>,
+    },
     /// Remove a route.
     #[command(visible_alias = "delete")]
     Del {

@@ -9,8 +9,8 @@ use super::arguments::{Route, RouteSpec};
 use super::dataplane::{look, write};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::route_spec;
 use super::table::table;
+use super::{route_import, route_spec};
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
 use crate::plan::state::FibRoute;
@@ -23,6 +23,10 @@ pub(super) async fn run(command: Option<&Route>, out: &mut Output) -> Result<Exi
         Some(Route::Get { address }) => get(*address, out).await,
         Some(Route::Add(spec)) => put(spec, false, out).await,
         Some(Route::Replace(spec)) => put(spec, true, out).await,
+        Some(Route::Import { file, dry_run }) => {
+            route_import::import(file.as_deref(), *dry_run, out).await
+        }
+        Some(Route::Export { prefix }) => route_import::export(*prefix, out).await,
         Some(Route::Del { prefix, dry_run }) => del(*prefix, *dry_run, out).await,
     }
 }
@@ -53,10 +57,7 @@ async fn get(address: IpAddr, out: &mut Output) -> Result<Exit, Failure> {
 async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, Failure> {
     let (prefix, route) = route_spec::parse(&spec.words).map_err(Failure::rejected)?;
     let (mut instance, facts) = write().await?;
-    let present = instance
-        .routes(&facts)?
-        .into_iter()
-        .find(|row| row.prefix == prefix && row.origin == Origin::Static);
+    let present = instance.route(prefix, Origin::Static, &facts)?;
     if let Some(present) = present {
         if present.route == route {
             if !spec.dry_run {
@@ -107,7 +108,7 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
 }
 
 /// Asks the kernel to resolve the next hops and to keep them so.
-async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
+pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
     use crate::plan::state::{Namespace, Neighbour};
     use crate::plan::step::Step;
@@ -153,7 +154,7 @@ async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     Ok(())
 }
 
-fn settle(
+pub(super) fn settle(
     instance: &mut Instance,
     facts: &crate::plan::facts::NamespaceFacts,
 ) -> Result<(), Failure> {
@@ -188,7 +189,7 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn say(out: &mut Output, text: &str) -> Result<Exit, Failure> {
+pub(super) fn say(out: &mut Output, text: &str) -> Result<Exit, Failure> {
     if out.is_json() {
         out.json(serde_json::json!({ "message": text }))?;
     } else {

@@ -109,7 +109,7 @@ impl Instance {
         Ok(false)
     }
 
-    fn identity(&self, prefix: &PrefixKey) -> Result<Option<u32>, Error> {
+    pub(super) fn identity(&self, prefix: &PrefixKey) -> Result<Option<u32>, Error> {
         found(self.maps.counter_ids.get(prefix, 0), "COUNTER_IDS")
     }
 

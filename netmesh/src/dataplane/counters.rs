@@ -1,8 +1,13 @@
 //! Reading the counters: sums over CPUs, never accumulated here.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use aya::maps::PerCpuValues;
 use ipnet::IpNet;
-use netmesh_common::table::{PortCounters, PrefixCounters, REASONS};
+use netmesh_common::lines::tally;
+use netmesh_common::lines::{Direction, GENERATIONS, prefix_of};
+use netmesh_common::table::{PortCounters, PrefixCounters, PrefixKey, REASONS};
 use netmesh_common::verdict::{DropReason, PuntReason};
 use serde::Serialize;
 
@@ -70,11 +75,8 @@ impl View {
     pub fn prefix_counters(&self) -> Result<Vec<PrefixRow>, Error> {
         let mut counted = Vec::new();
         self.maps.each_counter(|key, id| counted.push((key, id)))?;
-        let mut rows = Vec::with_capacity(counted.len());
+        let mut sums = BTreeMap::<PrefixKey, PrefixCounters>::new();
         for (key, id) in counted {
-            let Some(prefix) = decode_prefix(&key) else {
-                continue;
-            };
             let values = self
                 .maps
                 .prefix_counters
@@ -84,27 +86,42 @@ impl View {
                     action: "read it",
                     source,
                 })?;
-            let mut sum = PrefixCounters::default();
-            for value in values.iter() {
-                sum.to_packets += value.to_packets;
-                sum.to_bytes += value.to_bytes;
-                sum.from_packets += value.from_packets;
-                sum.from_bytes += value.from_bytes;
-            }
-            rows.push(PrefixRow {
-                prefix,
-                to: Flow {
-                    packets: sum.to_packets,
-                    bytes: sum.to_bytes,
-                },
-                from: Flow {
-                    packets: sum.from_packets,
-                    bytes: sum.from_bytes,
-                },
-            });
+            let sum = sums.entry(key).or_default();
+            values.iter().for_each(|value| add(sum, value));
         }
+        self.slot_counters(&mut sums)?;
+        let mut rows: Vec<PrefixRow> = sums
+            .iter()
+            .filter_map(|(key, sum)| Some(row(decode_prefix(key)?, sum)))
+            .collect();
         rows.sort_by_key(|row| row.prefix);
         Ok(rows)
+    }
+
+    /// Adds what stage 1 has counted, and gives every prefix with a slot a row.
+    fn slot_counters(&self, sums: &mut BTreeMap<PrefixKey, PrefixCounters>) -> Result<(), Error> {
+        for generation in 0..GENERATIONS {
+            let Some(table) = self.lines.of(generation) else {
+                continue;
+            };
+            for entry in table.entries() {
+                let tally = |direction| {
+                    let word = table.tally(entry.slot, direction);
+                    tally::unpacked(word.map_or(0, settled))
+                };
+                let (to, from) = (tally(Direction::To), tally(Direction::From));
+                let now = PrefixCounters {
+                    to_packets: to.packets,
+                    to_bytes: to.bytes,
+                    from_packets: from.packets,
+                    from_bytes: from.bytes,
+                };
+                add(sums.entry(prefix_of(entry.key)).or_default(), &now);
+            }
+        }
+        self.maps.each_beyond(|key, sum| {
+            add(sums.entry(prefix_of(key)).or_default(), &sum);
+        })
     }
 
     /// The counters of every attached port.
@@ -159,6 +176,39 @@ impl View {
         }
         rows.sort_by(|a, b| a.port.cmp(&b.port));
         Ok(rows)
+    }
+}
+
+/// The tally when nobody is carrying it away; whoever does is done within a packet.
+fn settled(word: &AtomicU64) -> u64 {
+    for _ in 0..1000 {
+        let value = word.load(Ordering::Acquire);
+        if !tally::is_carrying(value) {
+            return value;
+        }
+        std::thread::yield_now();
+    }
+    word.load(Ordering::Acquire)
+}
+
+const fn add(sum: &mut PrefixCounters, more: &PrefixCounters) {
+    sum.to_packets += more.to_packets;
+    sum.to_bytes += more.to_bytes;
+    sum.from_packets += more.from_packets;
+    sum.from_bytes += more.from_bytes;
+}
+
+const fn row(prefix: IpNet, sum: &PrefixCounters) -> PrefixRow {
+    PrefixRow {
+        prefix,
+        to: Flow {
+            packets: sum.to_packets,
+            bytes: sum.to_bytes,
+        },
+        from: Flow {
+            packets: sum.from_packets,
+            bytes: sum.from_bytes,
+        },
     }
 }
 

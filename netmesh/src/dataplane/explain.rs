@@ -2,7 +2,9 @@
 //! trace in counters or on a wire (`BPF_PROG_TEST_RUN`).
 //!
 //! The program cannot be run in place, for it counts. A copy with counters of its own is loaded;
-//! that it is the same program is shown by its tag, the kernel's hash over its instructions.
+//! that it is the same program is shown by its tag, the kernel's hash over its instructions. Stage 1
+//! of the table counts beside its entries, so the copy has those of the packet's two addresses in a
+//! table of its own.
 
 use std::io;
 
@@ -10,6 +12,9 @@ use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{
     ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
 };
+use netmesh_common::class::Address;
+use netmesh_common::header::ETHERNET;
+use netmesh_common::lines::key_of;
 use netmesh_common::table::{Port as PortEntry, PortCounters};
 use netmesh_common::verdict::{DropReason, Outcome, PuntReason};
 
@@ -60,7 +65,7 @@ impl View {
     /// # Errors
     /// When the pinned programs are not those of this binary, or the kernel refuses the run.
     pub fn try_frame(&self, port: &PortRow, frame: &[u8]) -> Result<Trial, Error> {
-        let mut copy = load::copy(&self.folder)?;
+        let mut copy = load::copy(&self.folder, &self.lines, &keys(frame))?;
         {
             let ports = copy.map_mut("PORTS").ok_or(broken("it has no ports"))?;
             let mut ports: HashMap<_, u32, PortEntry> = ports
@@ -134,6 +139,19 @@ impl View {
             frame: out,
         })
     }
+}
+
+/// The keys of stage 1 for both addresses of an untagged frame.
+fn keys(frame: &[u8]) -> Vec<u64> {
+    let six = |at: usize| Some(Address::V6(frame.get(at..at + 16)?.try_into().ok()?));
+    let four = |at: usize| Some(Address::V4(frame.get(at..at + 4)?.try_into().ok()?));
+    let addresses = match frame.get(12..14) {
+        Some([0x86, 0xdd]) => [six(ETHERNET + 8), six(ETHERNET + 24)],
+        Some([0x08, 0x00]) => [four(ETHERNET + 12), four(ETHERNET + 16)],
+        _ => [None, None],
+    };
+    let known = addresses.iter().flatten();
+    known.filter_map(key_of).collect()
 }
 
 fn options<'a>(frame: &'a [u8], out: &'a mut [u8], context: &'a [u8]) -> TestRunOptions<'a> {

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
+use netmesh_common::lines::{self, Class};
 use netmesh_common::table::{Action, FibEntry, Origin, PrefixKey, RibEntry, RibKey};
 
 use super::group::Way;
@@ -50,6 +50,26 @@ impl View {
             last = Some(prefix);
         }
         Ok(rows)
+    }
+
+    /// The route of one origin to a prefix.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn route(
+        &self,
+        prefix: IpNet,
+        origin: Origin,
+        facts: &NamespaceFacts,
+    ) -> Result<Option<RouteRow>, Error> {
+        let key = prefix_key(prefix);
+        let Some(entry) = self.read_rib(&rib_key_of(&key, origin))? else {
+            return Ok(None);
+        };
+        let way = self.way(entry.next_hop)?;
+        let preferred = self.preferred(&key)?;
+        let active = preferred.is_some_and(|(preferred, _)| preferred == origin);
+        Ok(route::row(&key, origin, &entry, &way, active, facts))
     }
 
     /// The routes of one origin.
@@ -124,18 +144,6 @@ impl View {
     fn read_rib(&self, key: &RibKey) -> Result<Option<RibEntry>, Error> {
         found(self.maps.rib.get(key, 0), "RIB")
     }
-
-    /// The entry a lookup of the prefix's first address ends at, not looking beyond its length.
-    pub(super) fn read_fib(&self, prefix: &PrefixKey) -> Result<Option<FibEntry>, Error> {
-        let length = u32::from(prefix.length);
-        let a = prefix.address;
-        if prefix.family == 6 {
-            found(self.maps.fib6.get(&Key::new(length, a), 0), "FIB6")
-        } else {
-            let key = Key::new(length, [a[0], a[1], a[2], a[3]]);
-            found(self.maps.fib4.get(&key, 0), "FIB4")
-        }
-    }
 }
 
 impl Instance {
@@ -153,16 +161,7 @@ impl Instance {
     ) -> Result<(), Error> {
         let key = rib_key_of(&prefix_key(prefix), origin);
         let before = self.read_rib(&key)?;
-        let (action, hop) = match route {
-            FibRoute::Via { gateway, link } => (Action::Forward, Some((link, *gateway, false))),
-            FibRoute::Paths(_) => (Action::Forward, None),
-            FibRoute::Connected { link } => (Action::Connected, Some((link, None, true))),
-            FibRoute::Local => (Action::Local, None),
-            FibRoute::Unreachable => (Action::Unreachable, None),
-            FibRoute::Prohibit => (Action::Prohibit, None),
-            FibRoute::Blackhole => (Action::Blackhole, None),
-            FibRoute::Punt => (Action::Punt, None),
-        };
+        let (action, hop) = fate(route);
         self.note()?;
         let next_hop = match (hop, route) {
             (Some((link, gateway, connected)), _) => {
@@ -235,12 +234,19 @@ impl Instance {
 
     /// Makes the FIB agree with the RIB: a writer may have been killed between the two.
     pub(super) fn rebuild(&mut self) -> Result<(), Error> {
-        let mut prefixes = BTreeSet::new();
-        self.maps.each_rib(|key, _| {
-            prefixes.insert(key.prefix);
+        self.take_up_the_other()?;
+        let mut preferred = BTreeMap::<PrefixKey, (u8, RibEntry)>::new();
+        self.maps.each_rib(|key, entry| {
+            let best = preferred.entry(key.prefix).or_insert((key.origin, entry));
+            if key.origin < best.0 {
+                *best = (key.origin, entry);
+            }
         })?;
-        for prefix in &prefixes {
-            self.publish(prefix)?;
+        self.renew_notes(preferred.keys().copied())?;
+        for (prefix, (origin, entry)) in &preferred {
+            if let Some(origin) = Origin::from_u8(*origin) {
+                lines::publish(self, prefix, class(origin, entry))?;
+            }
         }
         self.collect()
     }
@@ -291,44 +297,14 @@ impl Instance {
 
     /// Puts the preferred route of a prefix into the FIB, or takes the prefix out of it.
     fn publish(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
-        let Some((origin, entry)) = self.preferred(prefix)? else {
-            return self.erase_fib(prefix);
-        };
-        let value = FibEntry {
-            next_hop: entry.next_hop,
-            counter: self.counter_of(prefix, origin)?,
-            action: entry.action,
-            prefix_length: prefix.length,
-            origin: origin as u8,
-            reserved: [0; 5],
-        };
-        if self.read_fib(prefix)? == Some(value) {
-            return Ok(());
+        match self.preferred(prefix)? {
+            Some((origin, entry)) => lines::publish(self, prefix, class(origin, &entry)),
+            None => self.erase_fib(prefix),
         }
-        let length = u32::from(prefix.length);
-        let a = prefix.address;
-        let maps = self.maps();
-        let result = if prefix.family == 6 {
-            let key = Key::new(length, a);
-            retry_memory(|| maps.fib6.insert(&key, value, 0))
-        } else {
-            let key = Key::new(length, [a[0], a[1], a[2], a[3]]);
-            retry_memory(|| maps.fib4.insert(&key, value, 0))
-        };
-        result.map_err(|source| self.full_or("FIB", source))
     }
 
     pub(super) fn erase_fib(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
-        let length = u32::from(prefix.length);
-        let a = prefix.address;
-        let maps = self.maps();
-        let result = if prefix.family == 6 {
-            maps.fib6.remove(&Key::new(length, a))
-        } else {
-            maps.fib4
-                .remove(&Key::new(length, [a[0], a[1], a[2], a[3]]))
-        };
-        gone(result, "FIB", "remove a prefix")
+        lines::withdraw(self, prefix)
     }
 
     fn write_rib(&mut self, key: &RibKey, entry: &RibEntry) -> Result<(), Error> {
@@ -340,7 +316,7 @@ impl Instance {
         gone(self.maps().rib.remove(key), "RIB", "remove a route")
     }
 
-    fn full_or(&self, map: &'static str, source: MapError) -> Error {
+    pub(super) fn full_or(&self, map: &'static str, source: MapError) -> Error {
         match &source {
             MapError::SyscallError(error)
                 if matches!(
@@ -363,11 +339,36 @@ impl Instance {
     }
 }
 
+/// Where a route leads: the link, the gateway, and whether the subnet is connected.
+type Hop<'a> = (&'a str, Option<IpAddr>, bool);
+
+/// What a route does, and the one next hop it has, if it has one.
+pub(super) fn fate(route: &FibRoute) -> (Action, Option<Hop<'_>>) {
+    match route {
+        FibRoute::Paths(_) => (Action::Forward, None),
+        FibRoute::Via { gateway, link } => (Action::Forward, Some((link, *gateway, false))),
+        FibRoute::Connected { link } => (Action::Connected, Some((link, None, true))),
+        FibRoute::Local => (Action::Local, None),
+        FibRoute::Unreachable => (Action::Unreachable, None),
+        FibRoute::Prohibit => (Action::Prohibit, None),
+        FibRoute::Blackhole => (Action::Blackhole, None),
+        FibRoute::Punt => (Action::Punt, None),
+    }
+}
+
 pub(super) fn device<'a>(facts: &'a NamespaceFacts, name: &str) -> Result<&'a Device, Error> {
     facts.devices.get(name).ok_or_else(|| Error::NoDevice {
         name: name.to_owned(),
         known: facts.devices.keys().cloned().collect::<Vec<_>>().join(", "),
     })
+}
+
+const fn class(origin: Origin, entry: &RibEntry) -> Class {
+    Class {
+        next_hop: entry.next_hop,
+        action: entry.action,
+        origin: origin as u8,
+    }
 }
 
 pub(super) fn rib_key_of(prefix: &PrefixKey, origin: Origin) -> RibKey {

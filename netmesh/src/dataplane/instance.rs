@@ -7,6 +7,7 @@ use std::thread::{self, ThreadId};
 
 use super::counter_id::Reclaim;
 use super::group::Groups;
+use super::lines::{Classes, Lines};
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
@@ -19,6 +20,14 @@ pub struct Capacity {
     pub routes: u32,
     /// Prefixes that are counted; 32 bytes each for every CPU, taken at once.
     pub counters: u32,
+}
+
+impl Capacity {
+    /// How many prefixes something may have to be remembered of beside their entries: that they
+    /// have longer ones inside, that they have counted more than a slot holds.
+    pub(super) fn notes(self) -> u32 {
+        (self.routes / 4).max(1024)
+    }
 }
 
 impl Default for Capacity {
@@ -34,6 +43,7 @@ impl Default for Capacity {
 pub struct View {
     pub(super) folder: Folder,
     pub(super) maps: Maps,
+    pub(super) lines: Lines,
 }
 
 /// The data plane of one namespace, to change. Holds the lock among writers until dropped.
@@ -46,6 +56,7 @@ pub struct Instance {
     /// Read when a route with several next hops comes for the first time.
     pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
+    classes: Classes,
     /// The thread that was last seen to be in the namespace.
     inside: Option<ThreadId>,
     /// The note of a writer at work is there.
@@ -73,7 +84,12 @@ impl View {
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
-        Ok(Some(Self { folder, maps }))
+        let lines = Lines::open(&maps)?;
+        Ok(Some(Self {
+            folder,
+            maps,
+            lines,
+        }))
     }
 
     /// The instance's name.
@@ -171,6 +187,15 @@ impl Instance {
         (&mut self.view.maps, &mut self.next_hops)
     }
 
+    pub(super) fn lines_mut(&mut self) -> &mut Lines {
+        &mut self.view.lines
+    }
+
+    /// The tables of stage 1 and their classes, to be changed together.
+    pub(super) fn classes(&mut self) -> (&Lines, &mut Classes) {
+        (&self.view.lines, &mut self.classes)
+    }
+
     /// The calling thread is in the namespace this instance serves. Looked up once a thread: no
     /// thread of ours goes from one namespace to another.
     pub(super) fn inside(&mut self) -> Result<(), Error> {
@@ -202,12 +227,18 @@ impl Instance {
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
+        let lines = Lines::open(&maps)?;
         let mut instance = Self {
             next_hops: NextHops::read(&maps)?,
             noted: folder.is_dirty(),
             torn: true,
-            view: View { folder, maps },
             groups: None,
+            classes: Classes::read(&lines),
+            view: View {
+                folder,
+                maps,
+                lines,
+            },
             reclaim: None,
             inside: None,
             _lock: lock,

@@ -2,15 +2,19 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use aya::maps::Array;
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, ProgramError, SchedClassifier, Xdp};
 use aya::{Btf, Ebpf, EbpfLoader};
+use netmesh_common::lines::HEADER;
 
 use super::instance::Capacity;
+use super::lines::Lines;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, kernel_layout, maps, probe};
+use super::{Error, kernel_layout, lines, maps, probe};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -35,17 +39,23 @@ pub(super) fn load(
 ) -> Result<(), Error> {
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
+    let header = lines::make_tables(&folder.map("TABLES"))?;
     let mut ebpf = EbpfLoader::new()
+        .map_pin_path("TABLES", folder.map("TABLES"))
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
+        .map_max_entries("INSIDE", capacity.notes())
+        .map_max_entries("CARRIED", capacity.notes())
+        .map_max_entries("KEPT", capacity.notes())
         .map_max_entries("RIB", capacity.routes.saturating_mul(2))
         .map_max_entries("PREFIX_CNT", capacity.counters)
         .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
         .load(OBJECT)
         .map_err(refused)?;
 
-    for name in maps::NAMES {
+    set_header(&mut ebpf, header)?;
+    for name in maps::NAMES.into_iter().filter(|name| *name != "TABLES") {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }
@@ -84,16 +94,35 @@ pub(super) fn reload(
 }
 
 /// Another copy of the programs, upon the tables that are there but with ports and counters of its
-/// own: what is tried on it leaves no trace. None of its programs is loaded yet.
-pub(super) fn copy(folder: &Folder) -> Result<Ebpf, Error> {
+/// own, and with what stage 1 says of these keys: what is tried on it leaves no trace. None of its
+/// programs is loaded yet.
+pub(super) fn copy(folder: &Folder, stage: &Lines, keys: &[u64]) -> Result<Ebpf, Error> {
+    static TRIALS: AtomicU32 = AtomicU32::new(0);
+    let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
+    let pin = folder.map(&format!("trial-{}-{trial}", std::process::id()));
+    let header = lines::make_extract(stage, keys, &pin)?;
     let mut loader = EbpfLoader::new();
     loader.map_max_entries("PREFIX_CNT", 1);
+    loader.map_max_entries("CARRIED", 1);
+    loader.map_pin_path("TABLES", &pin);
     for name in maps::NAMES {
         if !maps::TOLD.contains(&name) && name != "PORTS" {
             loader.map_pin_path(name, folder.map(name));
         }
     }
-    loader.load(OBJECT).map_err(refused)
+    let loaded = loader.load(OBJECT).map_err(refused);
+    // One that is left behind goes with the folder.
+    let _ = fs::remove_file(&pin);
+    let mut ebpf = loaded?;
+    set_header(&mut ebpf, header)?;
+    Ok(ebpf)
+}
+
+/// Tells the programs of the table they begin with.
+fn set_header(ebpf: &mut Ebpf, header: [u64; HEADER]) -> Result<(), Error> {
+    let headers = ebpf.map_mut("HEADERS").ok_or_else(|| missing("HEADERS"))?;
+    let mut headers: Array<_, [u64; HEADER]> = headers.try_into().map_err(refused)?;
+    headers.set(0, header, 0).map_err(refused)
 }
 
 /// Loads one program of a copy; its tag names its instructions.

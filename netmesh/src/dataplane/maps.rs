@@ -3,10 +3,12 @@
 use std::os::fd::OwnedFd;
 
 use aya::maps::lpm_trie::LpmTrie;
+use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
+use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
     FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
     PrefixKey, RibEntry, RibKey,
@@ -20,6 +22,8 @@ use super::{Error, sys};
 pub(super) struct Maps {
     pub(super) fib6: LpmTrie<MapData, [u8; 16], FibEntry>,
     pub(super) fib4: LpmTrie<MapData, [u8; 4], FibEntry>,
+    /// Stage 1 of the table, by generation.
+    pub(super) tables: ArrayOfMaps<MapData>,
     pub(super) next_hops: Array<MapData, NextHop>,
     pub(super) groups: Array<MapData, Group>,
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
@@ -30,6 +34,24 @@ pub(super) struct Maps {
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
     pub(super) counter_ids: HashMap<MapData, PrefixKey, u32>,
+    /// How many prefixes lie inside one that stage 1 may hold.
+    pub(super) inside: HashMap<MapData, u64, u32>,
+    /// What the slots of tables that are gone had counted.
+    pub(super) kept: HashMap<MapData, u64, PrefixCounters>,
+    /// Which generation is asked, to be mapped into memory.
+    pub(super) active_fd: OwnedFd,
+    /// The words of the tables' headers, to be mapped into memory.
+    pub(super) headers_fd: OwnedFd,
+    /// The classes, to be mapped into memory.
+    pub(super) classes_fd: OwnedFd,
+    /// What stage 1 has carried, to be read as a whole; so the next two.
+    carried_fd: OwnedFd,
+    /// The tries again, to be written many at a time.
+    pub(super) fib6_fd: OwnedFd,
+    pub(super) fib4_fd: OwnedFd,
+    kept_fd: OwnedFd,
+    inside_fd: OwnedFd,
+    tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
     /// The RIB again, to be read as a whole.
@@ -85,6 +107,33 @@ const FIB4: Shape = shape(
     None,
     BPF_F_NO_PREALLOC,
 );
+const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(GENERATIONS), 0);
+const HEADERS: Shape = shape(
+    "HEADERS",
+    MapType::Array,
+    4,
+    8 * HEADER,
+    Some(GENERATIONS),
+    BPF_F_MMAPABLE,
+);
+const ACTIVE: Shape = shape("ACTIVE", MapType::Array, 4, 8, Some(1), BPF_F_MMAPABLE);
+const CLASSES: Shape = shape(
+    "CLASSES",
+    MapType::Array,
+    4,
+    8,
+    Some(MAX_CLASSES),
+    BPF_F_MMAPABLE,
+);
+const CARRIED: Shape = by_key("CARRIED", size_of::<PrefixCounters>());
+const KEPT: Shape = by_key("KEPT", size_of::<PrefixCounters>());
+const INSIDE: Shape = by_key("INSIDE", 4);
+
+/// A hash map by the keys of stage 1.
+const fn by_key(name: &'static str, value: usize) -> Shape {
+    shape(name, MapType::Hash, 8, value, None, BPF_F_NO_PREALLOC)
+}
+
 const NEXT_HOPS: Shape = shape(
     "NEXT_HOPS",
     MapType::Array,
@@ -178,9 +227,16 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 21] = [
     FIB6.name,
     FIB4.name,
+    TABLES.name,
+    HEADERS.name,
+    ACTIVE.name,
+    CLASSES.name,
+    CARRIED.name,
+    KEPT.name,
+    INSIDE.name,
     NEXT_HOPS.name,
     GROUPS.name,
     NEIGHBOURS.name,
@@ -195,8 +251,18 @@ pub(super) const NAMES: [&str; 14] = [
     EVENTS.name,
 ];
 
-/// Those a program counts and tells into: a copy of it on trial has its own.
-pub(super) const TOLD: [&str; 4] = [PREFIX_CNT.name, PORT_CNT.name, TRACE.name, EVENTS.name];
+/// Those a program counts and tells into: a copy of it on trial has its own. The tallies of stage 1
+/// lie beside its entries, so it has a table of its own too, and a header and a generation with it.
+pub(super) const TOLD: [&str; 8] = [
+    TABLES.name,
+    HEADERS.name,
+    ACTIVE.name,
+    CARRIED.name,
+    PREFIX_CNT.name,
+    PORT_CNT.name,
+    TRACE.name,
+    EVENTS.name,
+];
 
 impl Maps {
     /// Opens all maps of a folder.
@@ -205,6 +271,7 @@ impl Maps {
         Ok(Self {
             fib6: typed(folder, &FIB6)?,
             fib4: typed(folder, &FIB4)?,
+            tables: typed(folder, &TABLES)?,
             next_hops: typed(folder, &NEXT_HOPS)?,
             groups: typed(folder, &GROUPS)?,
             neighbours: typed(folder, &NEIGHBOURS)?,
@@ -215,6 +282,17 @@ impl Maps {
             port_counters: typed(folder, &PORT_CNT)?,
             rib: typed(folder, &RIB)?,
             counter_ids: typed(folder, &COUNTER_IDS)?,
+            inside: typed(folder, &INSIDE)?,
+            kept: typed(folder, &KEPT)?,
+            headers_fd: checked(folder, &HEADERS)?,
+            active_fd: checked(folder, &ACTIVE)?,
+            classes_fd: checked(folder, &CLASSES)?,
+            fib6_fd: raw(folder, &FIB6)?,
+            fib4_fd: raw(folder, &FIB4)?,
+            carried_fd: checked(folder, &CARRIED)?,
+            kept_fd: raw(folder, &KEPT)?,
+            inside_fd: raw(folder, &INSIDE)?,
+            tables_fd: raw(folder, &TABLES)?,
             next_hops_fd: raw(folder, &NEXT_HOPS)?,
             rib_fd: raw(folder, &RIB)?,
             counter_ids_fd: raw(folder, &COUNTER_IDS)?,
@@ -226,6 +304,32 @@ impl Maps {
     pub(super) fn each_rib(&self, entry: impl FnMut(RibKey, RibEntry)) -> Result<(), Error> {
         use std::os::fd::AsFd as _;
         sys::read_hash(self.rib_fd.as_fd(), entry).map_err(|source| unreadable(RIB.name, source))
+    }
+
+    /// Every key with prefixes inside, and how many, in no order.
+    pub(super) fn each_inside(&self, entry: impl FnMut(u64, u32)) -> Result<(), Error> {
+        use std::os::fd::AsFd as _;
+        sys::read_hash(self.inside_fd.as_fd(), entry)
+            .map_err(|source| unreadable(INSIDE.name, source))
+    }
+
+    /// What the slots of stage 1 have counted beyond what they hold now, by key, in no order; a
+    /// key may come twice.
+    pub(super) fn each_beyond(
+        &self,
+        mut entry: impl FnMut(u64, PrefixCounters),
+    ) -> Result<(), Error> {
+        use std::os::fd::AsFd as _;
+        for (name, map) in [(CARRIED.name, &self.carried_fd), (KEPT.name, &self.kept_fd)] {
+            sys::read_hash(map.as_fd(), &mut entry).map_err(|source| unreadable(name, source))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a table of stage 1 out; returns when no program uses it any more.
+    pub(super) fn delete_table(&mut self, generation: u32) -> Result<(), MapError> {
+        use std::os::fd::AsFd as _;
+        sys::delete(self.tables_fd.as_fd(), &generation).map_err(MapError::IoError)
     }
 
     /// Every prefix with its counter, in no order.
@@ -297,6 +401,11 @@ fn typed<T: TryFrom<Map, Error = MapError>>(folder: &Folder, shape: &Shape) -> R
     T::try_from(Map::from_map_data(data).map_err(fail)?).map_err(fail)
 }
 
+fn checked(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
+    check(folder, shape)?;
+    raw(folder, shape)
+}
+
 fn raw(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
     sys::open(&folder.map(shape.name)).map_err(|source| unreadable(shape.name, source))
 }
@@ -306,6 +415,7 @@ pub(super) fn not_found(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound | MapError::ElementNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        MapError::IoError(error) => error.raw_os_error() == Some(libc::ENOENT),
         _ => false,
     }
 }

@@ -11,7 +11,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU64;
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type,
+};
 
 /// What a link is attached to now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +158,67 @@ pub(super) fn read_hash<K: Pod, V: Pod>(
         position = next;
         started = true;
     }
+}
+
+/// An array of maps that are like this one.
+pub(super) fn array_of_maps(like: BorrowedFd<'_>, entries: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    // SAFETY: the member for making maps, all of whose fields are plain numbers.
+    let make = unsafe { &mut attr.__bindgen_anon_1 };
+    make.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY_OF_MAPS as u32;
+    make.key_size = size_of::<u32>() as u32;
+    make.value_size = size_of::<u32>() as u32;
+    make.max_entries = entries;
+    make.inner_map_fd = like.as_raw_fd() as u32;
+    let fd = bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Writes an element of a map.
+pub(super) fn put<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = std::ptr::from_ref(value) as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Writes many elements of a map, in order.
+pub(super) fn put_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -> io::Result<()> {
+    let keys: Vec<K> = entries.iter().map(|(key, _)| *key).collect();
+    let values: Vec<V> = entries.iter().map(|(_, value)| *value).collect();
+    let mut done = 0;
+    let mut patience = 5;
+    while done < entries.len() {
+        let mut attr = zeroed();
+        attr.batch.keys = keys[done..].as_ptr() as u64;
+        attr.batch.values = values[done..].as_ptr() as u64;
+        attr.batch.count = (entries.len() - done) as u32;
+        attr.batch.map_fd = map.as_raw_fd() as u32;
+        let result = bpf(bpf_cmd::BPF_MAP_UPDATE_BATCH, &mut attr);
+        // SAFETY: the call has filled in how many entries it has written.
+        done += unsafe { attr.batch.count } as usize;
+        match result {
+            Ok(_) => {}
+            // A trie allocates without waiting; the memory is there a moment later.
+            Err(error) if error.raw_os_error() == Some(libc::ENOMEM) && patience > 0 => {
+                patience -= 1;
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Removes an element of a map.
+pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
 /// An array map (`BPF_F_MMAPABLE`) in this process's memory, as 8-byte words.

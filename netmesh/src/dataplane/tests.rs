@@ -5,6 +5,7 @@ mod attach;
 mod group;
 mod instance;
 mod lab;
+mod lines;
 mod neighbour;
 mod route;
 mod traffic;

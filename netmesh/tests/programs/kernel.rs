@@ -1,17 +1,24 @@
 //! The programs, loaded, and their tables.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfLoader};
+use netmesh::dataplane::make_tables;
+use netmesh::dataplane::pin::ensure_bpffs;
 use netmesh_common::group::Group;
+use netmesh_common::lines::{Bucket, Direction, tally};
 use netmesh_common::table::{
     FibEntry, NextHop, Port, PortCounters, PrefixCounters, REASONS, vlan_key,
 };
 use netmesh_common::verdict::{DropReason, PuntReason};
+use nix::unistd::gettid;
 
 use super::{COUNTERS, OBJECT};
 use crate::cases::reference::{Hook, Router};
@@ -41,6 +48,10 @@ pub(super) struct Kernel {
     pub(super) object: Ebpf,
     /// The port that the last packet was counted on.
     pub(super) slot: Option<u32>,
+    /// The table of stage 1, where there is one.
+    pub(super) lines: Option<Array<MapData, Bucket>>,
+    /// Which counter stands for a slot's.
+    pub(super) slots: BTreeMap<u32, u32>,
 }
 
 impl Kernel {
@@ -50,9 +61,17 @@ impl Kernel {
             loader.map_max_entries(name, 256);
         }
         loader.map_max_entries("PREFIX_CNT", COUNTERS);
+        ensure_bpffs().unwrap();
+        let pin = format!("/sys/fs/bpf/nmt-tables-{}", gettid());
+        make_tables(pin.as_ref()).unwrap();
+        loader.map_pin_path("TABLES", Path::new(&pin));
+        let loaded = loader.load(OBJECT);
+        std::fs::remove_file(&pin).unwrap();
         let mut kernel = Self {
-            object: loader.load(OBJECT).unwrap(),
+            object: loaded.unwrap(),
             slot: None,
+            lines: None,
+            slots: BTreeMap::new(),
         };
         kernel.xdp().load().unwrap();
         kernel.tc().load().unwrap();
@@ -179,7 +198,7 @@ impl Kernel {
         }
     }
 
-    fn run_xdp(&mut self, packet: &[u8], out: &mut [u8]) -> TestRunResult {
+    pub(super) fn run_xdp(&mut self, packet: &[u8], out: &mut [u8]) -> TestRunResult {
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(out),
@@ -188,7 +207,7 @@ impl Kernel {
         self.xdp().test_run(options).unwrap()
     }
 
-    fn run_tc(&mut self, input: &Input, out: &mut [u8]) -> TestRunResult {
+    pub(super) fn run_tc(&mut self, input: &Input, out: &mut [u8]) -> TestRunResult {
         // struct __sk_buff: what a test run lets its caller set.
         let mut context = [0_u8; 192];
         context[164..168].copy_from_slice(&input.segments.to_ne_bytes());
@@ -221,7 +240,7 @@ impl Kernel {
             .collect();
         let prefixes: PerCpuArray<_, PrefixCounters> =
             self.object.map("PREFIX_CNT").unwrap().try_into().unwrap();
-        let prefixes = (0..COUNTERS)
+        let mut prefixes: Vec<PrefixCounters> = (0..COUNTERS)
             .map(|index| {
                 let mut all = PrefixCounters::default();
                 for one in prefixes.get(&index, 0).unwrap().iter() {
@@ -233,6 +252,20 @@ impl Kernel {
                 all
             })
             .collect();
+        for (slot, counter) in &self.slots {
+            let lines = self.lines.as_ref().unwrap();
+            let Some(sum) = prefixes.get_mut(*counter as usize) else {
+                continue;
+            };
+            let words = lines.get(&(1 + slot / 8), 0).unwrap().0;
+            let held =
+                |direction| tally::unpacked(words[tally::word(direction, *slot as usize % 8)]);
+            let (to, from) = (held(Direction::To), held(Direction::From));
+            sum.to_packets += to.packets;
+            sum.to_bytes += to.bytes;
+            sum.from_packets += from.packets;
+            sum.from_bytes += from.bytes;
+        }
         (ports, prefixes)
     }
 }

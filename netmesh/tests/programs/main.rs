@@ -10,6 +10,7 @@
 #[path = "../../../netmesh-common/tests/cases/mod.rs"]
 mod cases;
 mod kernel;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
@@ -163,16 +164,21 @@ fn within(name: &str, info: &ProgramInfo, budget: Budget, summaries: &str) {
 fn every_case_has_its_outcome_in_the_kernel() {
     alone(|| {
         let mut wrong = Vec::new();
-        // Loaded once for every kind of port: the verifier is most of the time.
-        let mut kernels: BTreeMap<u32, Kernel> = BTreeMap::new();
-        for case in all() {
-            let kernel = kernels.entry(case.flags).or_insert_with(|| {
+        // Loaded once for every kind of port, with stage 1 and without it: the verifier is most of
+        // the time.
+        let mut kernels: BTreeMap<(u32, u8), Kernel> = BTreeMap::new();
+        let cases = all();
+        for (case, stage) in cases.iter().flat_map(|case| [(case, 1), (case, 2)]) {
+            let kernel = kernels.entry((case.flags, stage)).or_insert_with(|| {
                 let mut kernel = Kernel::new();
                 kernel.fill(&lab::router(case.flags));
+                if stage == 1 {
+                    kernel.fill_lines(&lab::router(case.flags));
+                }
                 kernel
             });
-            for (hook, wanted) in [(Hook::Tc, Some(case.tc)), (Hook::Xdp, case.xdp)] {
-                let Some(wanted) = wanted.map(without_device) else {
+            for (hook, wanted) in [(Hook::Tc, Some(&case.tc)), (Hook::Xdp, case.xdp.as_ref())] {
+                let Some(wanted) = wanted.cloned().map(without_device) else {
                     continue;
                 };
                 if !takes(hook, &case.input.bytes) {
@@ -190,7 +196,7 @@ fn every_case_has_its_outcome_in_the_kernel() {
                 );
                 if found != wanted {
                     wrong.push(format!(
-                        "{hook:?} {}:\n  {found:?}\n  {wanted:?}",
+                        "{hook:?} stage {stage} {}:\n  {found:?}\n  {wanted:?}",
                         case.name
                     ));
                 }
@@ -211,6 +217,8 @@ fn library_and_kernel_agree_on_mangled_packets() {
             let router = lab::router(flags);
             let mut kernel = Kernel::new();
             kernel.fill(&router);
+            // Both stages answer.
+            kernel.fill_lines(&router);
             for _ in 0..3000 {
                 let case = &cases[random.below(cases.len())];
                 let input = mangle(&case.input, &mut random);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::crowd::{self, Writer};
 use super::dice::Dice;
 use super::grammar;
 use super::normal::normal;
@@ -20,6 +21,8 @@ const BATCH: usize = 256;
 const TABLE_LIFE: usize = 16;
 /// Routes of a table.
 const TABLE: usize = 40;
+/// Routes of the crowd that frames are sent to while a table lives.
+const SOME: usize = 20;
 /// Nothing more comes out of a batch after this.
 const QUIET: Duration = Duration::from_millis(3);
 /// Nothing more comes out of a single frame after this; waits longer, for it decides.
@@ -40,6 +43,10 @@ pub struct Options {
     pub seed: u64,
     /// How our router is attached.
     pub modes: Vec<Mode>,
+    /// Routes both routers hold beside the table of a case.
+    pub crowd: usize,
+    /// A writer changes our router's tables all the time.
+    pub churn: bool,
     /// Where differences are kept, and found again.
     pub kept: PathBuf,
 }
@@ -84,6 +91,8 @@ pub struct Summary {
     pub unconfirmed: usize,
     /// What differs.
     pub differences: Vec<Difference>,
+    /// Changes that the writer made meanwhile.
+    pub changes: u64,
     /// The counters of our ports, by mode.
     pub balances: Vec<(Mode, Vec<Balance>)>,
     /// How long it took.
@@ -102,23 +111,37 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Summary {
     for mode in &options.modes {
         let mut twins = Twins::new(*mode);
         replay(&mut twins, *mode, &options.kept, &mut summary);
+        twins.add_crowd(options.crowd);
+        let writer = options
+            .churn
+            .then(|| Writer::start(twins.ours(), options.crowd));
         let mut dice = Dice::new(options.seed ^ (*mode as u64) << 60);
         let mut routes = Vec::new();
+        let mut known = Vec::new();
         let mut done = 0;
         let mut batches = 0;
         while done < share && summary.differences.len() < ENOUGH {
             if batches % TABLE_LIFE == 0 {
                 routes = routes::random(&mut dice, TABLE);
                 twins.set_routes(&routes);
+                known.clone_from(&routes);
+                known.extend(crowd::some(&mut dice, options.crowd, SOME));
             }
             let count = BATCH.min(share - done);
-            batch(&mut twins, *mode, &routes, count, &mut dice, &mut summary);
+            let frames: Vec<(usize, Vec<u8>)> = (0..count)
+                .map(|_| {
+                    let port = dice.below(super::twins::PORTS + 1);
+                    (port, grammar::frame(&mut dice, &known, port))
+                })
+                .collect();
+            batch(&mut twins, *mode, &routes, &frames, &mut summary);
             done += count;
             batches += 1;
             if batches % 400 == 0 {
                 tell(&format!("{}: {done} of {share} cases", mode.name()));
             }
         }
+        summary.changes += writer.map_or(0, Writer::stop);
         summary.balances.push((*mode, twins.balance()));
         tell(&format!("{}: {done} cases", mode.name()));
     }
@@ -133,20 +156,13 @@ fn batch(
     twins: &mut Twins,
     mode: Mode,
     routes: &[Route],
-    count: usize,
-    dice: &mut Dice,
+    frames: &[(usize, Vec<u8>)],
     summary: &mut Summary,
 ) {
-    let frames: Vec<(usize, Vec<u8>)> = (0..count)
-        .map(|_| {
-            let port = dice.below(super::twins::PORTS + 1);
-            (port, grammar::frame(dice, routes, port))
-        })
-        .collect();
-    twins.send(&frames);
+    twins.send(frames);
     let [kernel, ours] = twins.receive(QUIET * crate::slowness());
     let (kernel, ours) = (normal(&kernel), normal(&ours));
-    summary.cases += count;
+    summary.cases += frames.len();
     summary.out += kernel.len();
     if kernel == ours {
         return;
@@ -154,7 +170,7 @@ fn batch(
     // One by one, and twice: what was merely late is the same now.
     let before = summary.differences.len();
     drain(twins);
-    for (port, frame) in &frames {
+    for (port, frame) in frames {
         if differs(twins, *port, frame).is_some() {
             drain(twins);
             if differs(twins, *port, frame).is_none() {

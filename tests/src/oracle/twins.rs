@@ -18,6 +18,7 @@ use netmesh_common::table::Origin;
 use nix::net::if_::if_nametoindex;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::crowd;
 use super::routes::{Route, batch};
 use super::wire::End;
 use crate::{Lab, run as checked};
@@ -198,12 +199,43 @@ impl Twins {
         self.wait_for_next_hops();
     }
 
+    /// Our router's namespace.
+    #[must_use]
+    pub fn ours(&self) -> Namespace {
+        self.lab.at("ours")
+    }
+
+    /// Gives both routers so many more routes, which stay.
+    ///
+    /// # Panics
+    /// When one of them does not take them.
+    pub fn add_crowd(&mut self, count: usize) {
+        let routes: Vec<Route> = crowd::routes(count).collect();
+        for router in ROUTERS {
+            for family in [4, 6] {
+                self.batch(router, family, &batch("add", &routes, family));
+            }
+        }
+        let entries: Vec<_> = routes
+            .iter()
+            .map(|route| (route.prefix, route.entry()))
+            .collect();
+        self.with_instance(|instance, facts| {
+            let added = instance.put_routes(&entries, Origin::Static, facts, |_| ());
+            added.expect("room for the crowd");
+        });
+    }
+
     /// Every next hop is a permanent neighbour; ours must have seen them all.
     fn wait_for_next_hops(&self) {
         let deadline = Instant::now() + Duration::from_secs(10) * crate::slowness();
         let unresolved = |view: &View, facts: &NamespaceFacts| -> Vec<IpNet> {
-            let rows = view.routes(facts).expect("the table");
-            let open = rows.iter().filter(|row| row.resolved == Some(false));
+            let row = |route: &Route| {
+                let row = view.route(route.prefix, Origin::Static, facts);
+                row.expect("the table").expect("a route of ours")
+            };
+            let rows = self.routes.iter().map(row);
+            let open = rows.filter(|row| row.resolved == Some(false));
             open.map(|row| row.prefix).collect()
         };
         loop {

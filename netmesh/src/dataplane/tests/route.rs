@@ -134,7 +134,7 @@ fn counters_are_given_away_only_when_all_are_taken() {
         let mut instance = Instance::create_with("one", here(), capacity).unwrap();
         assert_eq!(instance.capacity(), capacity);
         let facts = facts();
-        let nets = [1, 2, 3].map(|n| net(&format!("2001:db8:{n}::/64")));
+        let nets = [1, 2, 3].map(|n| net(&format!("2001:db8:{n}::/48")));
         let put = |instance: &mut Instance, n: usize, origin| {
             instance.put_route(nets[n], origin, &FibRoute::Punt, &facts)
         };
@@ -157,7 +157,7 @@ fn counters_are_given_away_only_when_all_are_taken() {
         put(&mut instance, 2, Origin::Object).unwrap();
         assert_eq!(in_fib(&instance, nets[2]).unwrap().counter, first);
         let counted: Vec<String> = towards(&instance).into_keys().collect();
-        assert_eq!(counted, ["2001:db8:2::/64", "2001:db8:3::/64"]);
+        assert_eq!(counted, ["2001:db8:2::/48", "2001:db8:3::/48"]);
         // The prefix that had it is a new one now.
         put(&mut instance, 0, Origin::Static).unwrap();
         let counter = in_fib(&instance, nets[0]).unwrap().counter;

@@ -1,0 +1,201 @@
+//! The whole way of a packet over veth: a source, a router, a sink, each in a namespace of its own,
+//! all on one CPU, so that no time is lost or won by working side by side.
+//!
+//! Every way to forward has a port of its own into the router, so that nothing is attached or
+//! detached between two measurements; they take turns in every round.
+
+mod clock;
+mod programs;
+mod wires;
+
+use anyhow::Context as _;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya_obj::generated::BPF_F_NO_PREALLOC;
+use netmesh_common::table::FibEntry;
+
+use crate::netlink;
+use crate::report::Cell;
+use crate::sets::Set;
+use crate::usage::{Cpu, Usage};
+use programs::Programs;
+use wires::{EGRESS, KERNEL_EGRESS, PORTS, Wires};
+
+/// Rounds that count; one before them warms up.
+const ROUNDS: usize = 11;
+/// Packets of one measurement.
+const PACKETS: u32 = 200_000;
+/// Next hops of the routes, in turn.
+pub(crate) const NEXT_HOPS: usize = 16;
+
+/// A way to forward, and where its port is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way {
+    name: &'static str,
+    /// Index of its port.
+    port: usize,
+    /// Our first stage is taken away.
+    former: bool,
+}
+
+const fn way(name: &'static str, port: usize) -> Way {
+    Way {
+        name,
+        port,
+        former: false,
+    }
+}
+
+const OURS: &str = "netmesh, everything on";
+
+const XDP: [Way; 6] = [
+    way(OURS, PORTS.ours),
+    way("dropped at once", PORTS.drop),
+    way("redirected without a look-up", PORTS.redirect),
+    Way {
+        name: "netmesh, trie and per-CPU counters alone",
+        port: PORTS.ours,
+        former: true,
+    },
+    way("`bpf_fib_lookup`", PORTS.fib),
+    way("the kernel", PORTS.kernel),
+];
+
+const TC: [Way; 4] = [
+    way(OURS, PORTS.ours_tc),
+    way("dropped at once", PORTS.drop_tc),
+    way("redirected without a look-up", PORTS.redirect_tc),
+    way("the kernel", PORTS.kernel),
+];
+
+/// What one way took, in nanoseconds a packet, source and sink included.
+pub(crate) struct Row {
+    pub(crate) hook: &'static str,
+    pub(crate) routes: usize,
+    pub(crate) way: &'static str,
+    pub(crate) time: Cell,
+    /// How many times as long as ours, round by round.
+    pub(crate) ratio: Cell,
+}
+
+/// How fast routes were put into a table, and what they take there.
+pub(crate) struct Load {
+    pub(crate) routes: usize,
+    pub(crate) way: &'static str,
+    pub(crate) seconds: f64,
+    /// Bytes of the kernel's memory, where that was looked at.
+    pub(crate) bytes: Option<i64>,
+}
+
+/// Measures with so many routes.
+pub(crate) fn measure(
+    object: &[u8],
+    routes: usize,
+    rows: &mut Vec<Row>,
+    loads: &mut Vec<Load>,
+) -> anyhow::Result<()> {
+    clock::check()?;
+    let set = Set::random(routes);
+    let wires = Wires::new()?;
+    let mut programs = Programs::load(object, &wires)?;
+    programs.set_stream(&set.uniform(crate::kernel::STREAM));
+
+    eprintln!("{routes} routes into the kernel's table");
+    let before = Usage::now()?;
+    let seconds = wires.inside("rtr", || netlink::add(&set, KERNEL_EGRESS))??;
+    loads.push(Load {
+        routes,
+        way: "the kernel, netlink in bulk",
+        seconds,
+        bytes: Some(before.until(&Usage::now()?)),
+    });
+    eprintln!("{routes} routes into netmesh's");
+    let before = Usage::now()?;
+    let seconds = wires.import(&set)?;
+    loads.push(Load {
+        routes,
+        way: "netmesh, `route import` of text",
+        seconds,
+        bytes: Some(before.until(&Usage::now()?)),
+    });
+    wires.count_in_the_trie(&set)?;
+    for (way, load) in [
+        (
+            "an LPM trie map, a call for each",
+            by_calls as fn(&Set) -> anyhow::Result<f64>,
+        ),
+        ("stage 1 alone, through memory", through_memory),
+    ] {
+        loads.push(Load {
+            routes,
+            way,
+            seconds: load(&set)?,
+            bytes: None,
+        });
+    }
+
+    programs.sink(&wires, EGRESS, false)?;
+    take_turns(&wires, &mut programs, ("XDP", routes), &XDP, rows)?;
+    programs.sink(&wires, EGRESS, true)?;
+    take_turns(&wires, &mut programs, ("TC", routes), &TC, rows)
+}
+
+/// Seconds to put a set into a trie as whoever uses the system call would.
+fn by_calls(set: &Set) -> anyhow::Result<f64> {
+    let most = u32::try_from(set.keys.len())?;
+    let mut trie = LpmTrie::<_, [u8; 16], FibEntry>::create(most, BPF_F_NO_PREALLOC)?;
+    let clock = Cpu::thread()?;
+    for key in &set.keys {
+        let mut address = [0; 16];
+        address[..8].copy_from_slice(&key.to_be_bytes());
+        trie.insert(&Key::new(64, address), FibEntry::NONE, 0)?;
+    }
+    clock.elapsed()
+}
+
+/// Seconds to make a table of stage 1 and to put a set into it.
+fn through_memory(set: &Set) -> anyhow::Result<f64> {
+    let clock = Cpu::thread()?;
+    let _table = crate::kernel::make_table(set)?;
+    clock.elapsed()
+}
+
+fn take_turns(
+    wires: &Wires,
+    programs: &mut Programs,
+    (hook, routes): (&'static str, usize),
+    ways: &[Way],
+    rows: &mut Vec<Row>,
+) -> anyhow::Result<()> {
+    let mut times = vec![Vec::new(); ways.len()];
+    for round in 0..=ROUNDS {
+        for (way, times) in ways.iter().zip(&mut times) {
+            wires.take_first_stage_away(way.former)?;
+            let time = programs
+                .send(wires, way.port, PACKETS)
+                .with_context(|| format!("{hook}, {routes} routes, {}", way.name))?;
+            if round > 0 {
+                times.push(time);
+            }
+        }
+        eprint!("\r{hook}, {routes} routes: round {round} of {ROUNDS}");
+    }
+    eprintln!();
+    wires.take_first_stage_away(false)?;
+    let ours = times.first().cloned().unwrap_or_default();
+    for (way, times) in ways.iter().zip(&times) {
+        // What disturbs one measurement disturbs the one beside it: so round by round.
+        let ratios: Vec<f64> = times
+            .iter()
+            .zip(&ours)
+            .map(|(one, ours)| one / ours)
+            .collect();
+        rows.push(Row {
+            hook,
+            routes,
+            way: way.name,
+            time: Cell::of(times),
+            ratio: Cell::of(&ratios),
+        });
+    }
+    Ok(())
+}
