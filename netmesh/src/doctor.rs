@@ -80,26 +80,24 @@ async fn ports() -> Result<Vec<Port>, String> {
     look().await.map_err(|error| format!("{error:#}"))
 }
 
-/// Only the initial namespace has the setting: looked for there, too, which is process 1's unless
-/// this is a container.
+/// Only the initial namespace has the setting. It is looked for there, too: process 1 lives in it
+/// unless this is a container, and so does whoever started `netmesh -n NAME`, most often.
 fn jit() -> Jit {
     // This one is as initial, and in every kernel.
     const INITIAL: &str = "/proc/sys/net/core/netdev_max_backlog";
-    let look = || {
-        let value = line("/proc/sys/net/core/bpf_jit_enable");
-        match value {
-            Some(value) => Jit::Is(value),
-            None if fs::exists(INITIAL).unwrap_or(false) => Jit::Missing,
-            None => Jit::Unseen,
-        }
+    let look = || match line("/proc/sys/net/core/bpf_jit_enable") {
+        Some(value) => Jit::Is(value),
+        None if fs::exists(INITIAL).unwrap_or(false) => Jit::Missing,
+        None => Jit::Unseen,
     };
-    match look() {
-        Jit::Unseen => {
-            let first = Namespace::Named("/proc/1/ns/net".into());
-            netns::run_in(&first, look).unwrap_or(Jit::Unseen)
-        }
-        seen => seen,
-    }
+    let here = look();
+    let others = [1, nix::unistd::getppid().as_raw()].into_iter();
+    let others = others.map(|process| {
+        let namespace = Namespace::Named(format!("/proc/{process}/ns/net"));
+        netns::run_in(&namespace, look).unwrap_or(Jit::Unseen)
+    });
+    let mut all = std::iter::once(here).chain(others);
+    all.find(|seen| *seen != Jit::Unseen).unwrap_or(Jit::Unseen)
 }
 
 fn line(path: &str) -> Option<String> {
