@@ -498,3 +498,47 @@ fn a_misspelt_wireguard_is_refused_with_the_word_that_was_meant() {
         assert_eq!(check(value).0, Some(0), "{value}");
     }
 }
+
+#[test]
+fn what_two_networks_share_is_told_with_the_place_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let networks = folder.path().join("networks");
+    fs::create_dir(&networks).unwrap();
+    fs::write(folder.path().join("node.toml"), "node = \"node-1\"\n").unwrap();
+    let one = |network: &str, prefix: &str, key: &str| {
+        let resource = lines("gw", prefix, key, "interface = \"wg-x\"").join("\n");
+        let text = format!(
+            "network = \"{network}\"\nallocation = \"2a02:1802:5e::/48\"\nisolated = true\n\
+             [[resource]]\n{resource}\n"
+        );
+        fs::write(networks.join(format!("{network}.toml")), text).unwrap();
+    };
+    one("alice", "2a02:1802:5e:1001::/64", KEY_1);
+    one("bob", "2a02:1802:5e:1002::/64", KEY_2);
+    let check = |color: &str| {
+        let output = Command::new(binary())
+            .args(["--color", color, "check", "--config"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // Long lines are broken to fit a terminal.
+    let stderr = check("auto");
+    let words: String = stderr
+        .split_whitespace()
+        .filter(|word| *word != "|")
+        .collect();
+    let place = networks.join("alice.toml");
+    for said in [
+        "\"gw\"ofnetworkalicetoo",
+        &format!("({}:9)", place.display()),
+    ] {
+        assert!(words.contains(said), "{said}: {stderr}");
+    }
+    // A file gets no colours unless they are asked for.
+    for (color, expected) in [("auto", false), ("never", false), ("always", true)] {
+        assert_eq!(check(color).contains('\u{1b}'), expected, "{color}");
+    }
+}
