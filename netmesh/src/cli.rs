@@ -47,12 +47,13 @@ pub fn main() -> ExitCode {
         quiet: arguments.global.quiet,
         color: arguments.global.color,
     };
+    // What goes to stderr is coloured for where stderr goes.
+    let color = style.colors(std::io::stderr().is_terminal());
     let mut out = match Output::take_stdout(style) {
         Ok(out) => out,
-        Err(error) => return report(&Failure::from(error), style, false),
+        Err(error) => return report(&Failure::from(error), style, color),
     };
-    log(&arguments);
-    let color = out.color();
+    log(&arguments, color);
     match run(&arguments, &mut out).and_then(|exit| {
         out.flush()?;
         Ok(exit)
@@ -165,7 +166,7 @@ fn report(failure: &Failure, style: Style, color: bool) -> ExitCode {
     failure.exit.into()
 }
 
-fn log(arguments: &Arguments) {
+fn log(arguments: &Arguments, color: bool) {
     let format = match &arguments.command {
         Some(Command::Run(run)) => Some(run.log_format),
         _ => None,
@@ -184,7 +185,7 @@ fn log(arguments: &Arguments) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(color)
         .with_target(false);
     // The journal notes the time itself.
     let timed = format.is_some() && std::env::var_os("JOURNAL_STREAM").is_none();

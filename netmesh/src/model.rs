@@ -15,7 +15,7 @@ pub mod schema;
 mod tree;
 
 pub use address::{Allocation, Index, Prefix};
-pub use check::check;
+pub use check::{check, idle};
 pub use derive::Derived;
 pub use fault::{Fault, Faults, Severity};
 pub use name::Name;

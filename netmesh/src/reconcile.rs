@@ -103,10 +103,12 @@ impl Reconciler {
                     seen.wireguard.insert(name.clone(), device);
                 }
             }
-            // Born and not yet marked: the process that serves it tells whose it is.
-            seen.foreign
-                .links
-                .retain(|name| userspace::find(name).is_none());
+            // Born, which is here, and not yet marked: the process that serves it tells whose it is.
+            if *namespace == Namespace::Node {
+                seen.foreign
+                    .links
+                    .retain(|name| userspace::find(name).is_none());
+            }
             let facts = self.kernel.facts(namespace).await?;
             seen.instance = observe_instance(namespace, &facts)?;
         }

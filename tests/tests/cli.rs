@@ -223,3 +223,103 @@ fn routes_by_hand_stand_beside_the_objects_and_survive_an_apply() {
     let bad = ["route", "add", "2a02:1810::1/48", "dev", "eth1"];
     assert_eq!(lab.try_netmesh("router", &bad).status.code(), Some(3));
 }
+
+#[test]
+fn where_pins_would_be_lost_nothing_is_done() {
+    let mut lab = Lab::new();
+    lab.machine("node");
+    lab.machine("far");
+    lab.wire(("far", "eth0"), ("node", "port0"));
+    // It gives the command mounts of its own, with a new /sys.
+    for arguments in [
+        &["dataplane", "attach", "--port", "port0"][..],
+        &["dataplane", "status"],
+        &["route"],
+        &["status"],
+    ] {
+        let output = Command::new("ip")
+            .args(["netns", "exec", &lab.name("node"), "env"])
+            .arg("NETMESH_CONFIG=/nonexistent")
+            .arg(binary())
+            .args(arguments)
+            .output()
+            .expect("ip starts");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {stderr}");
+        assert!(stderr.contains("ip netns exec"), "{arguments:?}: {stderr}");
+        let remedy = format!("netmesh -n {} ", lab.name("node"));
+        assert!(stderr.contains(&remedy), "{arguments:?}: {stderr}");
+    }
+    let has_program = || {
+        let output = Command::new("ip")
+            .args(["-n", &lab.name("node"), "link", "show", "port0"])
+            .output()
+            .expect("ip starts");
+        output.stdout_text().contains("xdp")
+    };
+    assert!(!has_program(), "nothing is attached");
+    let _ = lab.netmesh("node", &["dataplane", "attach", "--port", "port0"]);
+    assert!(has_program());
+    let _ = lab.netmesh("node", &["dataplane", "detach"]);
+}
+
+#[test]
+fn what_is_not_there_is_an_error_that_says_so() {
+    let mut lab = Lab::new();
+    lab.machine("node");
+    lab.machine("far");
+    lab.wire(("far", "eth0"), ("node", "port0"));
+    let run = |arguments: &[&str]| {
+        let output = lab.try_netmesh("node", arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!stderr.contains('\u{1b}'), "colours in a file: {stderr}");
+        (output.status.code(), output.stdout_text(), stderr)
+    };
+    // The lab wrote no configuration: its folder is missing.
+    let (code, _, stderr) = run(&["check"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("no folder "), "{stderr}");
+    let (code, _, stderr) = run(&["check", "none.toml"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("none.toml: No such file"), "{stderr}");
+    assert!(stderr.contains("state: nothing was changed"), "{stderr}");
+
+    // No kernel forwards what the programs leave to it; the operator hears of it.
+    let (code, _, stderr) = run(&["dataplane", "attach", "--port", "port0"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for sysctl in ["net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1"] {
+        assert!(stderr.contains(sysctl), "{stderr}");
+    }
+    for arguments in [
+        &["dataplane", "detach", "--port", "nope"][..],
+        &["dataplane", "detach", "--port", "nope", "--dry-run"],
+    ] {
+        let (code, _, stderr) = run(arguments);
+        assert_eq!(code, Some(3), "{stderr}");
+        assert!(stderr.contains("nope is no port"), "{stderr}");
+        assert!(stderr.contains("there are port0"), "{stderr}");
+    }
+    let add = ["route", "add", "2001:db8::/32", "dev", "port0"];
+    let (_, stdout, _) = run(&[&add[..], &["--dry-run"]].concat());
+    assert!(stdout.starts_with("route add 2001:db8::/32"), "{stdout}");
+    assert_eq!(run(&add).0, Some(0));
+    for bad in [
+        ["route", "add", "2001:db8::/32", "dev", "lo"],
+        ["route", "add", "ff00::/8", "dev", "port0"],
+    ] {
+        assert_eq!(run(&bad).0, Some(3), "{bad:?}");
+    }
+    let (code, _, stderr) = run(&["counters", "9999::/16", "2001:db8::/32"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("9999::/16"), "{stderr}");
+    assert!(!stderr.contains("2001:db8::/32"), "{stderr}");
+    // What goes with the data plane for good is told, before and after.
+    for arguments in [
+        &["dataplane", "detach", "--dry-run"][..],
+        &["dataplane", "detach"],
+    ] {
+        let (code, stdout, _) = run(arguments);
+        assert_eq!(code, Some(0));
+        assert!(stdout.contains("1 route set by hand"), "{stdout}");
+    }
+}

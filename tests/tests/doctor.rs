@@ -39,6 +39,15 @@ fn doctor_says_what_this_kernel_can_do() {
     lab.wire(("far", "eth0"), ("node", "port0"));
     let report = lab.json("node", &["doctor"]);
     assert_eq!(report["healthy"], true, "{report}");
+    // A setting of the machine, which a namespace does not show.
+    let jit = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").unwrap_or_default();
+    let (severity, found) = finding(&report, "bpf.jit");
+    match jit.trim() {
+        "1" => assert_eq!((severity.as_str(), found.as_str()), ("ok", "on")),
+        "0" | "2" => assert_eq!(severity, "warning", "{found}"),
+        // This is a namespace of its own, too.
+        _ => {}
+    }
 
     for kind in ["wireguard", "bridge", "vrf", "netkit"] {
         let more = if kind == "vrf" { " table 7" } else { "" };

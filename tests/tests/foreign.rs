@@ -306,6 +306,32 @@ fn names_that_are_taken_are_refused() {
     refused(&lab, "node-1", &[&format!("link {name}"), "not ours"]);
     lab.ip("node-1", &format!("link del {name}"));
     lab.apply_all();
+
+    // In a resource's namespace too: made while its own were away.
+    for (kind, made) in [
+        ("wg-", "type bridge"),
+        ("br-", "type veth peer name theirs"),
+    ] {
+        let name = name.replace("wg-", kind);
+        ip(&["-n", &resource, "link", "del", &name]);
+        let mut add = vec!["-n", &resource, "link", "add", &name];
+        add.extend(made.split(' '));
+        ip(&add);
+        let words = [&format!("link {name} in {resource}"), "not ours"];
+        let before = everything(&lab, "node-1");
+        let links = || {
+            let output = std::process::Command::new("ip")
+                .args(["-n", &resource, "-o", "link"])
+                .output();
+            String::from_utf8_lossy(&output.expect("ip starts").stdout).into_owned()
+        };
+        let theirs = links();
+        refused(&lab, "node-1", &words);
+        assert_same(&everything(&lab, "node-1"), &before);
+        assert_eq!(links(), theirs);
+        ip(&["-n", &resource, "link", "del", &name]);
+        lab.apply_all();
+    }
 }
 
 #[test]

@@ -85,6 +85,10 @@ fn taking_a_resource_out_removes_exactly_its_traces() {
         }
     }
     lab.write_network(&[RESOURCES[0], RESOURCES[2]]);
+    // Nothing is left for node-2, which must be said.
+    let refused = lab.try_netmesh("node-2", &["apply"]);
+    assert_eq!(refused.status.code(), Some(3));
+    let _ = lab.netmesh("node-2", &["apply", "--empty"]);
     lab.apply_all();
     lab.assert_settled();
     for text in dump(&lab) {

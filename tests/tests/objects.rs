@@ -183,6 +183,16 @@ fn cases() -> Vec<Case> {
             &[("NM0105", 1)],
         ),
         case(
+            "interface that every namespace has",
+            web(prefix, KEY_2, "interface = \"lo\""),
+            &[("NM0005", 17)],
+        ),
+        case(
+            "interface of a tunnel module",
+            web(prefix, KEY_2, "interface = \"sit0\""),
+            &[("NM0005", 17)],
+        ),
+        case(
             "interface name too long",
             web(prefix, KEY_2, "interface = \"a-very-long-name\""),
             &[("NM0005", 17)],
@@ -402,4 +412,133 @@ fn what_the_machine_lacks_is_told_before_anything_is_touched() {
     let secret = String::from_utf8(content).unwrap();
     assert!(!stderr.contains(secret.trim()), "a key in an error");
     assert_eq!(lab.dump("node-1", &[]), before);
+}
+
+#[test]
+fn objects_that_have_nothing_for_the_node_take_nothing_from_it() {
+    let lab = Lab::mesh();
+    let _ = lab.netmesh("node-1", &["apply"]);
+    let before = lab.dump("node-1", &["gw"]);
+    let run = |arguments: &[&str]| {
+        let output = lab.try_netmesh("node-1", arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (
+            output.status.code(),
+            text(&output.stdout),
+            text(&output.stderr),
+        )
+    };
+    // A slip of the finger in the node's name.
+    let file = "node = \"node-11\"\n[segment]\nparent = \"eth1\"\n";
+    lab.configure("node-1", file);
+    for command in ["check", "plan", "status"] {
+        let (_, _, stderr) = run(&[command]);
+        assert!(stderr.contains("NM0306"), "{command}: {stderr}");
+        assert!(stderr.contains("node-1, node-2, node-3"), "{stderr}");
+        let meant = "did you mean node = \"node-1\"?";
+        assert!(stderr.contains(meant), "{stderr}");
+    }
+    let (_, _, stderr) = run(&["apply"]);
+    assert!(stderr.contains("NM0306"), "{stderr}");
+    assert_eq!(lab.dump("node-1", &["gw"]), before);
+    // A folder that is not there.
+    lab.configure("node-1", &file.replace("node-11", "node-1"));
+    let networks = lab.config("node-1").join("networks");
+    let aside = lab.config("node-1").join("aside");
+    fs::rename(&networks, &aside).unwrap();
+    let (code, stdout, stderr) = run(&["plan"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("netns del"), "{stdout}");
+    let (code, _, stderr) = run(&["apply"]);
+    assert_eq!(code, Some(3), "{stderr}");
+    for word in [
+        &lab.resource("gw").to_string(),
+        "netmesh destroy",
+        "apply --empty",
+        "nothing was changed",
+    ] {
+        assert!(stderr.contains(word), "{word}: {stderr}");
+    }
+    assert_eq!(lab.dump("node-1", &["gw"]), before);
+    let (code, _, stderr) = run(&["apply", "--empty"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!netmesh::kernel::netns::path(&lab.resource("gw")).exists());
+    // A router without resources is none of this.
+    let (code, _, stderr) = {
+        let output = lab.try_netmesh("router", &["check"]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), (), stderr)
+    };
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!stderr.contains("NM0306"), "{stderr}");
+}
+
+#[test]
+fn a_misspelt_wireguard_is_refused_with_the_word_that_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let check = |value: &str| {
+        let text = format!("node = \"a\"\nwireguard = \"{value}\"\n");
+        fs::write(folder.path().join("node.toml"), text).unwrap();
+        let output = Command::new(binary())
+            .arg("--config")
+            .arg(folder.path())
+            .arg("check")
+            .output()
+            .unwrap();
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    };
+    let (code, stderr) = check("kernal");
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("did you mean `kernel`?"), "{stderr}");
+    assert!(stderr.contains("node.toml:2:"), "{stderr}");
+    for value in ["kernel", "wireguard-go", "/opt/kernal"] {
+        assert_eq!(check(value).0, Some(0), "{value}");
+    }
+}
+
+#[test]
+fn what_two_networks_share_is_told_with_the_place_of_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let networks = folder.path().join("networks");
+    fs::create_dir(&networks).unwrap();
+    fs::write(folder.path().join("node.toml"), "node = \"node-1\"\n").unwrap();
+    let one = |network: &str, prefix: &str, key: &str| {
+        let resource = lines("gw", prefix, key, "interface = \"wg-x\"").join("\n");
+        let text = format!(
+            "network = \"{network}\"\nallocation = \"2a02:1802:5e::/48\"\nisolated = true\n\
+             [[resource]]\n{resource}\n"
+        );
+        fs::write(networks.join(format!("{network}.toml")), text).unwrap();
+    };
+    one("alice", "2a02:1802:5e:1001::/64", KEY_1);
+    one("bob", "2a02:1802:5e:1002::/64", KEY_2);
+    let check = |color: &str| {
+        let output = Command::new(binary())
+            .args(["--color", color, "check", "--config"])
+            .arg(folder.path())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // Long lines are broken to fit a terminal.
+    let stderr = check("auto");
+    let words: String = stderr
+        .split_whitespace()
+        .filter(|word| *word != "|")
+        .collect();
+    let place = networks.join("alice.toml");
+    for said in [
+        "\"gw\"ofnetworkalicetoo",
+        &format!("({}:9)", place.display()),
+    ] {
+        assert!(words.contains(said), "{said}: {stderr}");
+    }
+    // A file gets no colours unless they are asked for.
+    for (color, expected) in [("auto", false), ("never", false), ("always", true)] {
+        assert_eq!(check(color).contains('\u{1b}'), expected, "{color}");
+    }
 }

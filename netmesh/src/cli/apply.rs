@@ -115,6 +115,9 @@ pub(super) async fn apply(
         show(&node, &steps, false, out)?;
         return Ok(Exit::Done);
     }
+    if !apply.empty {
+        not_all(&node, &steps)?;
+    }
     execute(&mut node.reconciler, &steps, out).await?;
     node.reconciler.refresh(&node.desired).await?;
     show(&node, &steps, true, out)?;
@@ -161,6 +164,33 @@ pub(super) async fn destroy(
     node.reconciler.refresh(&keep).await?;
     show(&node, &steps, true, out)?;
     Ok(Exit::Done)
+}
+
+/// Objects that have nothing for this node are more often misplaced than meant: a misspelt name, a
+/// folder that is not there. What it has is not removed for that alone.
+fn not_all(node: &Node, steps: &[Step]) -> Result<(), Failure> {
+    let resource = |namespace: &Namespace| *namespace != Namespace::Node;
+    if node.desired.namespaces.keys().any(resource) {
+        return Ok(());
+    }
+    let lost: Vec<String> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::DeleteNamespace { namespace } => Some(namespace.to_string()),
+            _ => None,
+        })
+        .collect();
+    let what = match lost.as_slice() {
+        // A router has other duties, and steps to take for them.
+        [] if node.config.router.is_some() || steps.is_empty() => return Ok(()),
+        [] => format!("{} steps would remove what it has", steps.len()),
+        lost => format!("it has {}", lost.join(", ")),
+    };
+    Err(Failure::rejected(anyhow::anyhow!(
+        "no network object has a resource on node {}, and {what}; mend `node` in node.toml or the \
+         objects, or remove it all: netmesh destroy, or netmesh apply --empty",
+        node.config.node,
+    )))
 }
 
 async fn execute(reconciler: &mut Reconciler, steps: &[Step], out: &Output) -> Result<(), Failure> {

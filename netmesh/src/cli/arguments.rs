@@ -266,6 +266,9 @@ pub struct Apply {
     /// Show the steps and touch nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Also where the objects have nothing for this node: remove all its resources.
+    #[arg(long)]
+    pub empty: bool,
 }
 
 /// `netmesh destroy`.

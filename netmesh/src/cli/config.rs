@@ -43,6 +43,12 @@ pub(super) fn load_quietly(
 ) -> Result<(Objects, Faults), Failure> {
     let mut faults = Faults::default();
     let mut networks = Vec::new();
+    if files.is_empty() && need == Need::Networks && !folder.is_dir() {
+        return Err(Failure::rejected(anyhow::anyhow!(
+            "no folder {}: name the object files, or their folder with --config",
+            folder.display()
+        )));
+    }
     let paths = if files.is_empty() {
         network_files(folder)?
     } else {
@@ -50,7 +56,8 @@ pub(super) fn load_quietly(
     };
     for path in &paths {
         let name = path.display().to_string();
-        match model::parse_network(&name, &read(path)?) {
+        let text = read(path).map_err(Failure::rejected)?;
+        match model::parse_network(&name, &text) {
             Ok(network) => networks.push(network),
             Err(found) => faults.extend(found),
         }
@@ -79,6 +86,13 @@ pub(super) fn load_quietly(
     }
     if faults.has_errors() {
         return Err(Failure::rejected(faults));
+    }
+    // A file alone says nothing of a node.
+    if let Some(node) = &node
+        && (files.is_empty() || need == Need::Node)
+        && let Some(idle) = model::idle(&networks, node)
+    {
+        faults.push(idle);
     }
     Ok((Objects { networks, node }, faults))
 }

@@ -24,7 +24,9 @@ struct Report {
 /// Runs the command.
 pub(super) async fn run(arguments: &Counters, out: &mut Output) -> Result<Exit, Failure> {
     let Some(seconds) = arguments.watch else {
-        show(&read(arguments).await?, out)?;
+        let report = read(arguments).await?;
+        unmatched(arguments, &report);
+        show(&report, out)?;
         return Ok(Exit::Done);
     };
     let mut interval = tokio::time::interval(Duration::from_secs(seconds));
@@ -36,6 +38,20 @@ pub(super) async fn run(arguments: &Counters, out: &mut Output) -> Result<Exit, 
                 show(&report, out)?;
             }
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+        }
+    }
+}
+
+/// Says which prefixes nothing is counted for: an empty table may be a typo.
+fn unmatched(arguments: &Counters, report: &Report) {
+    let Some(rows) = report.prefixes.as_ref().filter(|_| arguments.top.is_none()) else {
+        return;
+    };
+    for prefix in &arguments.prefixes {
+        if !rows.iter().any(|row| prefix.contains(&row.prefix)) {
+            tracing::warn!(
+                "{prefix}: no route inside it is counted; `netmesh route list` shows all"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
 //! `netmesh dataplane`.
 
+use netmesh_common::table::Origin;
 use serde::Serialize;
 
 use super::arguments::{Dataplane, Hook as HookArgument, SourcesArgument};
@@ -8,6 +9,8 @@ use super::output::Output;
 use super::table::{bytes, table};
 use crate::dataplane::counters::PortCountersRow;
 use crate::dataplane::{self, Instance, View};
+use crate::doctor;
+use crate::doctor::judge::Severity;
 use crate::kernel::{Kernel, netns};
 use crate::model::derive::NAMESPACE_PREFIX;
 use crate::plan::facts::NamespaceFacts;
@@ -211,6 +214,17 @@ async fn attach(
         }
     }
     instance.repair(&facts)?;
+    for finding in doctor::forwarding() {
+        if finding.severity > Severity::Ok {
+            tracing::warn!(
+                "{} is {}: {}; mend: {}",
+                finding.check,
+                finding.found,
+                finding.meaning,
+                finding.remedy.unwrap_or_default()
+            );
+        }
+    }
     show(&instance, &facts, out)
 }
 
@@ -220,16 +234,15 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         out_text(out, "no data plane serves this namespace: nothing to do\n")?;
         return Ok(Exit::Done);
     };
+    known(&instance, ports, &facts)?;
+    let lost = by_hand(&instance, &facts)?;
     if dry_run {
         let what = if ports.is_empty() {
-            "every port".to_owned()
+            format!("every port of {}{lost}", instance.name())
         } else {
-            ports.join(", ")
+            format!("{} of {}", ports.join(", "), instance.name())
         };
-        out_text(
-            out,
-            &format!("dataplane detach {what} of {}\n", instance.name()),
-        )?;
+        out_text(out, &format!("dataplane detach {what}\n"))?;
         return Ok(Exit::Done);
     }
     if ports.is_empty() {
@@ -237,7 +250,7 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         instance.delete()?;
         out_text(
             out,
-            &format!("data plane {name} is detached: the kernel forwards alone\n"),
+            &format!("data plane {name} is detached: the kernel forwards alone{lost}\n"),
         )?;
         return Ok(Exit::Done);
     }
@@ -245,6 +258,38 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         instance.detach(name, &facts)?;
     }
     show(&instance, &facts, out)
+}
+
+/// Every name is that of a port.
+fn known(instance: &View, names: &[String], facts: &NamespaceFacts) -> Result<(), Failure> {
+    let ports: Vec<String> = instance
+        .ports(facts)?
+        .into_iter()
+        .map(|row| row.name.unwrap_or_else(|| format!("if{}", row.ifindex)))
+        .collect();
+    let Some(other) = names.iter().find(|name| !ports.contains(name)) else {
+        return Ok(());
+    };
+    let there = match ports.as_slice() {
+        [] => "there is none".to_owned(),
+        ports => format!("there are {}", ports.join(", ")),
+    };
+    let error = anyhow::anyhow!(
+        "{other} is no port of data plane {}; {there}",
+        instance.name()
+    );
+    Err(Failure::rejected(error))
+}
+
+/// What goes with an instance for good: routes that no object and no kernel brings back.
+fn by_hand(instance: &View, facts: &NamespaceFacts) -> Result<String, Failure> {
+    let routes = instance.routes(facts)?;
+    let routes = routes.iter().filter(|row| row.origin == Origin::Static);
+    Ok(match routes.count() {
+        0 => String::new(),
+        1 => "; 1 route set by hand goes with it".to_owned(),
+        n => format!("; {n} routes set by hand go with it"),
+    })
 }
 
 /// One instance after the other: each runs old or new programs, never none.

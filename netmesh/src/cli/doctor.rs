@@ -21,7 +21,8 @@ pub(super) async fn run(doctor: &Doctor, out: &mut Output) -> Result<Exit, Failu
     let mut findings = judge(&examine().await);
     if !doctor.only.is_empty() {
         let wanted = |check: &str| doctor.only.iter().any(|part| is_part(part, check));
-        let known: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+        let mut known: Vec<&str> = findings.iter().map(|finding| finding.check).collect();
+        known.dedup(); // Ports share a name.
         if let Some(part) = doctor
             .only
             .iter()

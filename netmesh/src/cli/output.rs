@@ -53,6 +53,22 @@ pub struct Style {
     pub color: Color,
 }
 
+impl Style {
+    /// Whether to colour what goes to a terminal, or elsewhere.
+    #[must_use]
+    pub fn colors(&self, terminal: bool) -> bool {
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => {
+                terminal
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+                    && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
+            }
+        }
+    }
+}
+
 impl Output {
     /// Takes stdout for data and points descriptor 1 at `/dev/null`.
     ///
@@ -63,15 +79,7 @@ impl Output {
         // Closed on exec: a process that is left running must not hold the reader.
         let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         dup2_stdout(File::options().write(true).open("/dev/null")?)?;
-        let color = match style.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => {
-                terminal
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
-                    && std::env::var_os("TERM").is_none_or(|value| value != "dumb")
-            }
-        } && !style.json;
+        let color = style.colors(terminal) && !style.json;
         Ok(Self {
             file,
             json: style.json,

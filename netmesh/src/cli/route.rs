@@ -76,7 +76,8 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         }
     }
     if spec.dry_run {
-        return say(out, &format!("route replace {prefix} {route}"));
+        let verb = if replace { "replace" } else { "add" };
+        return say(out, &format!("route {verb} {prefix} {route}"));
     }
     instance
         .put_route(prefix, Origin::Static, &route, &facts)

@@ -21,12 +21,16 @@ pub(super) enum RouteSpecError {
     #[error("`{0}` needs a value behind it")]
     MissingValue(&'static str),
     #[error(
-        "`{0}` is not part of a route; known are via ADDRESS, dev DEV, and nexthop in
-             front of each of several"
+        "`{0}` is not part of a route; known are via ADDRESS, dev DEV, and nexthop in front of each \
+         of several"
     )]
     Unknown(String),
     #[error("a route needs `dev DEV`: next hops are found on one link only")]
     NoDevice,
+    #[error("`dev lo` leads nowhere; to keep {0} from being forwarded: route add blackhole {0}")]
+    Loopback(IpNet),
+    #[error("{0} is multicast, which the data plane leaves to the kernel")]
+    Multicast(IpNet),
     #[error("a {0} route takes neither `via` nor `dev`")]
     Superfluous(&'static str),
     #[error("next hop {0} is of another family than {1}")]
@@ -139,6 +143,9 @@ impl Words {
         if let (Some(gateway @ IpAddr::V4(_)), IpNet::V6(_)) = (self.gateway, prefix) {
             return Err(RouteSpecError::Family(gateway, prefix));
         }
+        if self.link.as_deref() == Some("lo") {
+            return Err(RouteSpecError::Loopback(prefix));
+        }
         Ok(Path {
             gateway: self.gateway,
             link: self.link.ok_or(RouteSpecError::NoDevice)?,
@@ -158,11 +165,13 @@ fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> 
         .parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| RouteSpecError::Prefix(text.into()))?;
-    if net.trunc() == net {
-        Ok(net)
-    } else {
-        Err(RouteSpecError::HostBits(net, net.trunc()))
+    if net.trunc() != net {
+        return Err(RouteSpecError::HostBits(net, net.trunc()));
     }
+    if net.network().is_multicast() {
+        return Err(RouteSpecError::Multicast(net));
+    }
+    Ok(net)
 }
 
 #[cfg(test)]
@@ -287,6 +296,15 @@ mod tests {
             error("2a02::/64 via x dev a"),
             RouteSpecError::Address("x".into())
         );
+        for multicast in ["ff00::/8", "ff02::1", "224.0.0.0/4", "239.1.2.0/24"] {
+            let refused = error(&format!("{multicast} dev a"));
+            assert!(matches!(refused, RouteSpecError::Multicast(..)));
+        }
+        assert!(matches!(
+            error("2a02::/64 nexthop dev lo nexthop dev a"),
+            RouteSpecError::Loopback(..)
+        ));
+        assert!(!error("2a02::/64 metric 5").to_string().contains('\n'));
         assert_eq!(
             error("2a02::/64 metric 5"),
             RouteSpecError::Unknown("metric".into())

@@ -18,6 +18,14 @@ pub enum Error {
         /// Why mounting failed.
         source: nix::Error,
     },
+    /// A mount namespace without bpffs.
+    #[error(
+        "no bpf file system at /sys/fs/bpf among this process' mounts, which are not the machine's (`ip \
+         netns exec` gives a command a /sys of its own): what it pins would be gone with it; name \
+         the namespace from outside instead: netmesh -n {} ...",
+        .0.netns
+    )]
+    PrivateMounts(super::pin::Hidden),
     /// A file operation on the pin folder.
     #[error("{action} {path}")]
     Pin {

@@ -71,6 +71,9 @@ impl Folder {
     /// # Errors
     /// When the folder of instances cannot be read.
     pub fn list() -> Result<Vec<Self>, Error> {
+        if let Some(hidden) = hidden() {
+            return Err(Error::PrivateMounts(hidden));
+        }
         Ok(entries(&root())?
             .into_iter()
             .filter_map(|file| {
@@ -207,13 +210,59 @@ fn lock_root() -> Result<File, Error> {
     Ok(lock)
 }
 
+/// bpffs is mounted where pins go, as far as this process sees.
+pub(super) fn mounted() -> bool {
+    statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// This process has mounts of its own and no bpffs among them: what the machine has pinned is out of
+/// sight, and a bpffs mounted here would end with the process, and the data plane with it. Names
+/// the network namespace where `ip netns exec` did it, which mounts a `/sys` with its name.
+#[must_use]
+pub fn hidden() -> Option<Hidden> {
+    if mounted() {
+        return None;
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let source = sys_source(&mounts).filter(|name| Path::new("/run/netns").join(name).is_file());
+    if let Some(name) = source {
+        return Some(Hidden {
+            netns: name.to_owned(),
+        });
+    }
+    // Who may not look at those of process 1 takes its own for the machine's.
+    let mounts = |process: &str| fs::metadata(format!("/proc/{process}/ns/mnt"));
+    let (own, first) = (mounts("self").ok()?, mounts("1").ok()?);
+    let same = (own.dev(), own.ino()) == (first.dev(), first.ino());
+    (!same).then(|| Hidden {
+        netns: "NAME".to_owned(),
+    })
+}
+
+/// Mounts in which no pin is seen and none would last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// The network namespace to name from outside, or a word for it.
+    pub netns: String,
+}
+
+/// The source of what is mounted at `/sys`, last of all (proc_pid_mountinfo(5)).
+fn sys_source(mountinfo: &str) -> Option<&str> {
+    let at_sys = |line: &&str| line.split(' ').nth(4) == Some("/sys");
+    let (_, filesystem) = mountinfo.lines().rfind(at_sys)?.split_once(" - ")?;
+    filesystem.split(' ').nth(1)
+}
+
 /// Makes sure bpffs is mounted.
 ///
 /// # Errors
-/// When it is not and cannot be.
+/// When it is not and cannot be, or would be for this process alone.
 pub fn ensure_bpffs() -> Result<(), Error> {
-    if statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC) {
+    if mounted() {
         return Ok(());
+    }
+    if let Some(hidden) = hidden() {
+        return Err(Error::PrivateMounts(hidden));
     }
     mount(
         Some("bpf"),
@@ -266,5 +315,20 @@ fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
         action,
         path: path.to_owned(),
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sys_source;
+
+    #[test]
+    fn the_last_mount_at_sys_counts() {
+        let outside = "23 27 0:22 / /sys rw,relatime - sysfs sysfs rw\n\
+                       49 23 0:39 / /sys/fs/bpf rw,relatime - bpf bpf rw,mode=700\n";
+        assert_eq!(sys_source(outside), Some("sysfs"));
+        let inside = "55 52 0:40 / /sys rw,relatime shared:3 master:7 - sysfs blue rw\n";
+        assert_eq!(sys_source(&format!("{outside}{inside}")), Some("blue"));
+        assert_eq!(sys_source("49 23 0:39 / /sys/fs/bpf rw - bpf bpf rw"), None);
     }
 }

@@ -4,16 +4,17 @@ use std::io;
 
 use aya::programs::tc::TcAttachType;
 use aya::programs::{ProgramError, SchedClassifier, tc};
-use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::kernel_layout;
-use super::pin::BPFFS;
+use super::pin;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// bpffs is mounted where pins go.
     pub bpffs: bool,
+    /// It is not, and this process' mounts are not the machine's.
+    pub hidden: bool,
     /// TCX links (Linux 6.6); otherwise programs go into clsact filters.
     pub tcx: Result<bool, String>,
     /// The kernel's type information describes what the neighbour follower reads; or why not.
@@ -24,7 +25,8 @@ pub struct Offer {
 #[must_use]
 pub fn offer() -> Offer {
     Offer {
-        bpffs: statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC),
+        bpffs: pin::mounted(),
+        hidden: pin::hidden().is_some(),
         tcx: tcx(),
         follower: kernel_layout::read(0)
             .map(drop)

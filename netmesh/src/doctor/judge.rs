@@ -57,6 +57,28 @@ pub enum Seen {
     Unknown(String),
 }
 
+/// Where pins go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bpffs {
+    /// It is mounted.
+    Mounted,
+    /// It is not; it will be.
+    Missing,
+    /// It is not among this process' mounts, which are not the machine's.
+    Hidden,
+}
+
+/// `net.core.bpf_jit_enable`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Jit {
+    /// Its value.
+    Is(String),
+    /// This kernel has no such setting.
+    Missing,
+    /// The namespace that would tell cannot be looked at.
+    Unseen,
+}
+
 /// One port of the data plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
@@ -77,16 +99,16 @@ pub struct Machine {
     pub release: String,
     /// We are root.
     pub root: bool,
-    /// The bpf file system is mounted.
-    pub bpffs: bool,
+    /// The bpf file system.
+    pub bpffs: Bpffs,
     /// Links for TC programs.
     pub tcx: Seen,
     /// The clsact qdisc.
     pub clsact: Seen,
     /// Neighbour follower.
     pub follower: Seen,
-    /// `net.core.bpf_jit_enable`; `None` where it cannot be read.
-    pub jit: Option<String>,
+    /// The compiler of programs.
+    pub jit: Jit,
     /// Link kinds and why they cannot be made.
     pub kinds: Result<BTreeMap<&'static str, Option<String>>, String>,
     /// Forwarding of IPv6 and IPv4 in this namespace.
@@ -104,7 +126,7 @@ const OLDEST: (u32, u32) = (6, 1);
 #[must_use]
 pub fn judge(machine: &Machine) -> Vec<Finding> {
     let mut findings = vec![version(&machine.release), privileges(machine.root)];
-    findings.extend([bpffs(machine.bpffs), jit(machine.jit.as_deref())]);
+    findings.extend([bpffs(machine.bpffs), jit(&machine.jit)]);
     findings.extend([attachment(machine), follower(&machine.follower)]);
     findings.extend(links(&machine.kinds));
     findings.extend(ports(&machine.ports));
@@ -157,30 +179,49 @@ fn privileges(root: bool) -> Finding {
     }
 }
 
-fn bpffs(mounted: bool) -> Finding {
+fn bpffs(seen: Bpffs) -> Finding {
     let meaning = "pins live there: programs and tables outlive every process";
-    if mounted {
-        return ok("bpf.fs", "mounted at /sys/fs/bpf", meaning);
+    match seen {
+        Bpffs::Mounted => ok("bpf.fs", "mounted at /sys/fs/bpf", meaning),
+        Bpffs::Missing => ok("bpf.fs", "not mounted; apply and attach mount it", meaning)
+            .but(Severity::Note, "mount -t bpf -o mode=0700 bpf /sys/fs/bpf"),
+        Bpffs::Hidden => ok(
+            "bpf.fs",
+            "not in this process' mounts, which are not the machine's (`ip netns exec`?)",
+            meaning,
+        )
+        .but(Severity::Error, "from outside: netmesh -n NAME doctor"),
     }
-    ok("bpf.fs", "not mounted; apply and attach mount it", meaning)
-        .but(Severity::Note, "mount -t bpf -o mode=0700 bpf /sys/fs/bpf")
 }
 
-fn jit(value: Option<&str>) -> Finding {
+fn jit(seen: &Jit) -> Finding {
     let meaning =
         "without it every instruction of the data plane is interpreted: many times slower";
+    let value = match seen {
+        Jit::Is(value) => value.as_str(),
+        Jit::Missing => {
+            return ok("bpf.jit", "this kernel has none", meaning)
+                .but(Severity::Warning, "use a kernel with CONFIG_BPF_JIT");
+        }
+        Jit::Unseen => {
+            return ok(
+                "bpf.jit",
+                "unknown: only the initial network namespace tells",
+                meaning,
+            )
+            .but(Severity::Note, "there: sysctl net.core.bpf_jit_enable");
+        }
+    };
     match value {
-        Some("0") => ok("bpf.jit", "off", meaning)
+        "0" => ok("bpf.jit", "off", meaning)
             .but(Severity::Warning, "sysctl -w net.core.bpf_jit_enable=1"),
-        Some("2") => ok(
+        "2" => ok(
             "bpf.jit",
             "on, and writes every program to the kernel's log",
             meaning,
         )
         .but(Severity::Warning, "sysctl -w net.core.bpf_jit_enable=1"),
-        Some(_) => ok("bpf.jit", "on", meaning),
-        None => ok("bpf.jit", "net.core.bpf_jit_enable cannot be read", meaning)
-            .but(Severity::Warning, "use a kernel with CONFIG_BPF_JIT"),
+        _ => ok("bpf.jit", "on", meaning),
     }
 }
 
@@ -304,7 +345,7 @@ fn ports(ports: &Result<Vec<Port>, String>) -> Vec<Finding> {
     }
 }
 
-fn forwarding(values: &[Option<String>; 2]) -> Vec<Finding> {
+pub(super) fn forwarding(values: &[Option<String>; 2]) -> Vec<Finding> {
     let names = [
         ("forwarding.ipv6", "net.ipv6.conf.all.forwarding"),
         ("forwarding.ipv4", "net.ipv4.ip_forward"),
@@ -346,11 +387,11 @@ mod tests {
         Machine {
             release: "6.12.90-amd64".into(),
             root: true,
-            bpffs: true,
+            bpffs: Bpffs::Mounted,
             tcx: Seen::Yes,
             clsact: Seen::Yes,
             follower: Seen::Yes,
-            jit: Some("1".into()),
+            jit: Jit::Is("1".into()),
             kinds: Ok(KINDS.iter().map(|(kind, ..)| (*kind, None)).collect()),
             forwarding: [Some("1".into()), Some("1".into())],
             firewall: Ok(Vec::new()),
@@ -384,7 +425,7 @@ mod tests {
     fn each_fault_is_one_finding_with_a_remedy() {
         use Severity::{Error, Note, Warning};
         type Change = fn(&mut Machine);
-        let table: [(Change, &'static str, Severity); 15] = [
+        let table: [(Change, &'static str, Severity); 17] = [
             (
                 |m| m.release = "5.10.0-31-amd64".into(),
                 "kernel.version",
@@ -393,9 +434,11 @@ mod tests {
             (|m| m.release = "6.0.19".into(), "kernel.version", Error),
             (|m| m.release = "strange".into(), "kernel.version", Warning),
             (|m| m.root = false, "privileges", Error),
-            (|m| m.bpffs = false, "bpf.fs", Note),
-            (|m| m.jit = Some("0".into()), "bpf.jit", Warning),
-            (|m| m.jit = None, "bpf.jit", Warning),
+            (|m| m.bpffs = Bpffs::Missing, "bpf.fs", Note),
+            (|m| m.bpffs = Bpffs::Hidden, "bpf.fs", Error),
+            (|m| m.jit = Jit::Is("0".into()), "bpf.jit", Warning),
+            (|m| m.jit = Jit::Missing, "bpf.jit", Warning),
+            (|m| m.jit = Jit::Unseen, "bpf.jit", Note),
             (|m| m.tcx = Seen::No("6.6".into()), "tc.attachment", Note),
             (
                 |m| {

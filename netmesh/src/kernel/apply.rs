@@ -12,7 +12,9 @@ use rtnetlink::{LinkBridge, LinkMacVlan, LinkMessageBuilder, LinkUnspec, LinkVet
 use super::link::UNFINISHED;
 use super::observe::{is_virgin, mark};
 use super::{Error, Kernel, netns, sysctl};
-use crate::plan::state::{Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL};
+use crate::plan::state::{
+    ALIAS_PREFIX, Link, LinkKind, MOVED_SUFFIX, Namespace, Neighbour, ROUTE_PROTOCOL,
+};
 use crate::plan::step::Step;
 
 impl Kernel {
@@ -110,18 +112,22 @@ impl Kernel {
             .into_iter()
             .find(|found| found.name == name);
         if let Some(leftover) = leftover {
-            if *namespace == Namespace::Node && leftover.alias.is_none() {
+            let alias = leftover.alias.as_deref();
+            let ours = alias.is_some_and(|alias| alias.starts_with(ALIAS_PREFIX));
+            if !ours && leftover.group != UNFINISHED {
                 let (name, namespace) = (name.to_owned(), namespace.clone());
                 return Err(Error::ForeignLink { name, namespace });
             }
-            // Our own namespace holds nothing but ours: a crash left it half made.
+            // A crash left it half made.
             self.remove_link(namespace, leftover.ifindex, name).await?;
         }
         let target = netns::open(namespace)?;
         let (from, message) = match &link.kind {
             LinkKind::Bridge => (
                 namespace.clone(),
-                LinkMessageBuilder::<LinkBridge>::new(name).build(),
+                LinkMessageBuilder::<LinkBridge>::new(name)
+                    .link_group(UNFINISHED)
+                    .build(),
             ),
             LinkKind::Veth {
                 peer,
@@ -136,6 +142,7 @@ impl Kernel {
                     netlink_packet_route::link::InfoKind::Veth,
                 )
                 .name(name)
+                .link_group(UNFINISHED)
                 .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
                 .build();
                 return self
@@ -145,6 +152,7 @@ impl Kernel {
             LinkKind::Macvlan { parent } => {
                 let parent = self.link(&Namespace::Node, parent).await?.ifindex;
                 let message = LinkMacVlan::new(name, parent, MacVlanMode::Bridge)
+                    .link_group(UNFINISHED)
                     .setns_by_fd(target.as_raw_fd())
                     .build();
                 (Namespace::Node, message)

@@ -12,7 +12,7 @@ use crate::plan::state::Namespace;
 #[derive(Debug, Error)]
 pub enum Error {
     /// A netlink request was refused.
-    #[error("the kernel refused: {what}{}{}", said(.source), remedy(.source))]
+    #[error("the kernel refused: {what}{}{}", said(.source), remedy(.what, .source))]
     Refused {
         /// The request, in words.
         what: String,
@@ -142,7 +142,7 @@ fn said(error: &rtnetlink::Error) -> String {
 }
 
 /// What the errno means to an operator.
-fn remedy(error: &rtnetlink::Error) -> &'static str {
+fn remedy(what: &str, error: &rtnetlink::Error) -> &'static str {
     let rtnetlink::Error::NetlinkError(message) = error else {
         return "";
     };
@@ -152,6 +152,10 @@ fn remedy(error: &rtnetlink::Error) -> &'static str {
         libc::ENODEV => " (no such device)",
         libc::ENETUNREACH | libc::EHOSTUNREACH => {
             " (its next hop is not on-link: check the addresses of its device)"
+        }
+        libc::EOPNOTSUPP if what.ends_with(" type wireguard") => {
+            " (this kernel has no WireGuard: modprobe wireguard; or let netmesh serve tunnels itself: \
+             wireguard = \"embedded\" in node.toml)"
         }
         libc::EOPNOTSUPP => " (this kernel lacks the feature; netmesh needs 6.1 or later)",
         _ => "",

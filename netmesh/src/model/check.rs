@@ -1,11 +1,12 @@
 //! What must hold between objects: everything derived is unique where it has to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use super::address::Index;
 use super::derive::Derived;
 use super::fault::{Fault, Faults, Severity};
+use super::name::nearest;
 use super::network::{Network, Resource};
 use super::node::NodeConfig;
 
@@ -128,10 +129,10 @@ fn meeting(network: &Network, faults: &mut Faults) {
 }
 
 fn collisions_in(network: &Network, faults: &mut Faults) {
-    let all: Vec<(&Resource, Derived)> = network
+    let all: Vec<Owned<'_>> = network
         .resources
         .iter()
-        .map(|resource| (resource, network.derive(resource)))
+        .map(|resource| owned(network, resource))
         .collect();
     unique(
         faults,
@@ -197,14 +198,9 @@ fn across(networks: &[Network], faults: &mut Faults) {
             }
         }
     }
-    let all: Vec<(&Resource, Derived)> = networks
+    let all: Vec<Owned<'_>> = networks
         .iter()
-        .flat_map(|network| {
-            network
-                .resources
-                .iter()
-                .map(move |resource| (resource, network.derive(resource)))
-        })
+        .flat_map(|network| network.resources.iter().map(|it| owned(network, it)))
         .collect();
     unique(
         faults,
@@ -243,12 +239,12 @@ fn across(networks: &[Network], faults: &mut Faults) {
 
 /// What must be unique on the node, and what the node must have.
 fn on_node(networks: &[Network], node: &NodeConfig, faults: &mut Faults) {
-    let hosted: Vec<(&Resource, Derived)> = networks
+    let hosted: Vec<Owned<'_>> = networks
         .iter()
         .flat_map(|network| {
             network
                 .resources_of(&node.node)
-                .map(move |resource| (resource, network.derive(resource)))
+                .map(|it| owned(network, it))
         })
         .collect();
     unique(
@@ -259,9 +255,9 @@ fn on_node(networks: &[Network], node: &NodeConfig, faults: &mut Faults) {
         &hosted,
         |_, derived| derived.wireguard.clone(),
     );
-    let with_port: Vec<(&Resource, Derived)> = hosted
+    let with_port: Vec<Owned<'_>> = hosted
         .iter()
-        .filter(|(resource, _)| resource.listen_port().is_some())
+        .filter(|(_, resource, _)| resource.listen_port().is_some())
         .cloned()
         .collect();
     unique(
@@ -272,9 +268,9 @@ fn on_node(networks: &[Network], node: &NodeConfig, faults: &mut Faults) {
         &with_port,
         |resource, _| resource.listen_port().unwrap_or_default().to_string(),
     );
-    let exits: Vec<(&Resource, Derived)> = hosted
+    let exits: Vec<Owned<'_>> = hosted
         .iter()
-        .filter(|(resource, _)| resource.exit.is_some())
+        .filter(|(_, resource, _)| resource.exit.is_some())
         .cloned()
         .collect();
     unique(
@@ -286,7 +282,7 @@ fn on_node(networks: &[Network], node: &NodeConfig, faults: &mut Faults) {
         |_, derived| derived.exit_peer.clone(),
     );
     if node.segment.is_none()
-        && let Some((exit, _)) = exits.first()
+        && let Some((_, exit, _)) = exits.first()
     {
         faults.push(of_resource(
             exit,
@@ -321,19 +317,65 @@ fn unique<K: Ord + Display>(
     field: &'static str,
     code: &'static str,
     remedy: &'static str,
-    all: &[(&Resource, Derived)],
+    all: &[Owned<'_>],
     key: impl Fn(&Resource, &Derived) -> K,
 ) {
-    let mut first: BTreeMap<K, &Resource> = BTreeMap::new();
-    for (resource, derived) in all {
+    let mut first: BTreeMap<K, (&Network, &Resource)> = BTreeMap::new();
+    for (network, resource, derived) in all {
         let value = key(resource, derived);
-        if let Some(other) = first.get(&value) {
-            let cause = format!("{value} is that of resource \"{}\" too", other.name);
+        if let Some((of, other)) = first.get(&value) {
+            let place = other.places.of(field);
+            let (line, _) = place.line_column();
+            let cause = format!(
+                "{value} is that of resource \"{}\" of network {} too ({}:{line})",
+                other.name, of.name, place.file.name
+            );
             faults.push(of_resource(resource, field, code, cause, remedy));
         } else {
-            first.insert(value, resource);
+            first.insert(value, (network, resource));
         }
     }
+}
+
+/// A resource, whose it is, and what follows from it.
+type Owned<'a> = (&'a Network, &'a Resource, Derived);
+
+fn owned<'a>(network: &'a Network, resource: &'a Resource) -> Owned<'a> {
+    (network, resource, network.derive(resource))
+}
+
+/// Nodes that are named in a remedy.
+const NAMED: usize = 10;
+
+/// A warning where no object knows a node that is no router: most likely its name is misspelt, here
+/// or there. Means something only of all objects of a node.
+#[must_use]
+pub fn idle(networks: &[Network], node: &NodeConfig) -> Option<Fault> {
+    let hosts = |network: &Network| network.resources_of(&node.node).next().is_some();
+    if node.router.is_some() || networks.iter().any(hosts) {
+        return None;
+    }
+    let resources = networks.iter().flat_map(|network| &network.resources);
+    let nodes: BTreeSet<&str> = resources.map(|resource| resource.node.as_str()).collect();
+    let shown: Vec<&str> = nodes.iter().copied().take(NAMED).collect();
+    let more = if nodes.len() > NAMED { ", ..." } else { "" };
+    let mut cause = format!("no network object has a resource on node {}", node.node);
+    let mut remedy = "put the objects into networks/ beside node.toml".to_owned();
+    if !nodes.is_empty() {
+        cause.push_str(&format!("; nodes named there: {}{more}", shown.join(", ")));
+        remedy = match nearest(nodes, node.node.as_str()) {
+            Some(near) => format!("did you mean node = \"{near}\"?"),
+            None => "name the node as the objects do".to_owned(),
+        };
+    }
+    Some(Fault {
+        severity: Severity::Warning,
+        code: "NM0306",
+        place: node.places.of("node"),
+        object: "node.node".to_owned(),
+        cause,
+        remedy,
+    })
 }
 
 fn of_resource(

@@ -78,3 +78,40 @@ pub fn interface_name_fault(text: &str) -> Option<&'static str> {
     }
     None
 }
+
+/// Devices that a network namespace has from its birth, or gets with a module: nobody can make
+/// them, nothing is behind them.
+const BORN: [&str; 11] = [
+    "lo", "sit0", "ip6tnl0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0",
+    "ip6gre0", "teql0",
+];
+
+/// The name is that of a device that network namespaces have by themselves.
+#[must_use]
+pub fn is_born(text: &str) -> bool {
+    BORN.contains(&text)
+}
+
+/// The known word that is most like one, if any is like it.
+pub(super) fn nearest<'a>(known: impl IntoIterator<Item = &'a str>, word: &str) -> Option<&'a str> {
+    let likeness = |known: &str| strsim::jaro_winkler(known, word);
+    known
+        .into_iter()
+        .max_by(|a, b| likeness(a).total_cmp(&likeness(b)))
+        .filter(|near| likeness(near) > 0.75)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn a_typo_has_a_nearest_word_and_another_word_has_none() {
+        let known = ["auto", "kernel", "embedded"];
+        assert_eq!(nearest(known, "kernal"), Some("kernel"));
+        assert_eq!(nearest(known, "Embeded"), Some("embedded"));
+        for program in ["wireguard-go", "boringtun-cli", "wireguard-rs"] {
+            assert_eq!(nearest(known, program), None, "{program}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::address::{Allocation, Prefix};
 use super::derive::Derived;
 use super::fault::Faults;
-use super::name::{Name, interface_name_fault};
+use super::name::{Name, interface_name_fault, is_born};
 use super::reader::{Places, Reader};
 use super::tree;
 use crate::plan::state::PublicKey;
@@ -252,6 +252,14 @@ fn read_resource(reader: &mut Reader<'_>) -> Option<Resource> {
             "NM0005",
             cause,
             "choose another name".to_owned(),
+        );
+    }
+    if let Some(born) = interface.as_deref().filter(|name| is_born(name)) {
+        reader.fault(
+            "interface",
+            "NM0005",
+            format!("{born:?} is a device that network namespaces have by themselves"),
+            "choose another name, or leave it out: it is derived".to_owned(),
         );
     }
     let ipv4: Option<Ipv4Net> = reader.optional("ipv4", "write a /24 like 10.1.10.0/24");

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::address::Allocation;
 use super::fault::Faults;
-use super::name::{Name, interface_name_fault};
+use super::name::{Name, interface_name_fault, is_born, nearest};
 use super::reader::{Places, Reader};
 use super::tree;
 
@@ -100,12 +100,7 @@ pub fn parse_node(file: &str, text: &str) -> Result<NodeConfig, Faults> {
 
 fn read(reader: &mut Reader<'_>) -> Option<NodeConfig> {
     let node: Option<Name> = reader.required("node", "give the node a name: node = \"node-1\"");
-    let wireguard = match reader.optional::<String>("wireguard", "").as_deref() {
-        None | Some("auto") => Userspace::Auto,
-        Some("kernel") => Userspace::Kernel,
-        Some("embedded") => Userspace::Embedded,
-        Some(program) => Userspace::Program(program.to_owned()),
-    };
+    let wireguard = read_wireguard(reader);
     let router = reader.node("router").map(|node| {
         reader
             .inner("router".into(), node, &ROUTER_FIELDS)
@@ -123,6 +118,27 @@ fn read(reader: &mut Reader<'_>) -> Option<NodeConfig> {
         segment: segment.transpose_fault()?,
         places: reader.places.clone(),
     })
+}
+
+/// A word, or a program.
+fn read_wireguard(reader: &mut Reader<'_>) -> Userspace {
+    let known = ["auto", "kernel", "embedded"];
+    let text: Option<String> = reader.optional("wireguard", "");
+    match text.as_deref() {
+        None | Some("auto") => Userspace::Auto,
+        Some("kernel") => Userspace::Kernel,
+        Some("embedded") => Userspace::Embedded,
+        Some(program) => {
+            let near = nearest(known, program).filter(|_| !program.contains('/'));
+            if program.is_empty() || near.is_some() {
+                let cause = format!("{program:?} is none of {}", known.join(", "));
+                let meant = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
+                let remedy = format!("{meant}a program that is called so is named by its path");
+                reader.fault("wireguard", "NM0005", cause, remedy);
+            }
+            Userspace::Program(program.to_owned())
+        }
+    }
 }
 
 /// `Some(None)` is a table with faults: the whole is `None` then.
@@ -209,6 +225,11 @@ fn interface(reader: &mut Reader<'_>, field: &'static str, required: bool) -> Op
     };
     if let Some(fault) = interface_name_fault(&name) {
         let cause = format!("{name:?} is no interface name: {fault}");
+        reader.fault(field, "NM0005", cause, remedy.to_owned());
+        return None;
+    }
+    if is_born(&name) {
+        let cause = format!("{name:?} is a device that network namespaces have by themselves");
         reader.fault(field, "NM0005", cause, remedy.to_owned());
         return None;
     }

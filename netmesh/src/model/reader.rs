@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::fault::{Fault, Faults, Place, Severity, SourceFile};
+use super::name::nearest;
 use super::tree::{Kind, Node};
 
 /// Where the fields of an object stand. Two objects are equal wherever they stand.
@@ -69,13 +70,7 @@ impl<'a> Reader<'a> {
             if known.contains(&key.as_str()) {
                 continue;
             }
-            let nearest = known
-                .iter()
-                .max_by(|a, b| {
-                    strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
-                })
-                .filter(|near| strsim::jaro_winkler(near, key) > 0.75);
-            let remedy = nearest.map_or_else(
+            let remedy = nearest(known.iter().copied(), key).map_or_else(
                 || format!("remove it; known are {}", known.join(", ")),
                 |near| format!("did you mean `{near}`?"),
             );

@@ -82,10 +82,7 @@ fn links(
     want: &NamespaceState,
     found: &mut Vec<Conflict>,
 ) {
-    // What lies unmarked in a namespace of ours is what a crash left half made.
-    if *namespace != Namespace::Node {
-        return;
-    }
+    // What a crash left half made is known as ours and not among these.
     for (name, link) in &want.links {
         if made(link) && seen.foreign.links.contains(name) {
             found.push(Conflict::Link {
@@ -389,6 +386,34 @@ mod tests {
         let ours = want.namespaces[&Namespace::Node].routes.clone();
         seen.namespace(&Namespace::Node).routes = ours;
         assert_eq!(conflicts(&seen, &want), []);
+    }
+
+    /// In a resource's namespace as in the node's.
+    #[test]
+    fn a_link_with_a_name_that_is_needed_is_refused_wherever_it_is() {
+        for namespace in [Namespace::Node, Namespace::Named("nm-t-gw".into())] {
+            let (mut seen, mut want) = (State::default(), State::default());
+            for (name, kind) in [("wg-a1", LinkKind::Wireguard), ("br-a1", LinkKind::Bridge)] {
+                let link = Link {
+                    kind,
+                    alias: Some("netmesh:t/gw".into()),
+                    mtu: None,
+                    master: None,
+                    up: true,
+                };
+                want.namespace(&namespace).links.insert(name.into(), link);
+            }
+            let there = seen.namespace(&namespace);
+            there.foreign.links.insert("other".into());
+            assert_eq!(conflicts(&seen, &want), []);
+            let there = seen.namespace(&namespace);
+            there.foreign.links.extend(["wg-a1".into(), "br-a1".into()]);
+            let found = conflicts(&seen, &want);
+            let names: Vec<String> = found.iter().map(ToString::to_string).collect();
+            assert_eq!(names.len(), 2, "{names:?}");
+            assert!(names[0].starts_with("link br-a1 in "), "{names:?}");
+            assert!(names[1].starts_with("link wg-a1 in "), "{names:?}");
+        }
     }
 
     /// A subnet of ours that moves behind a tunnel: the kernel takes its route of it back with the
