@@ -1,6 +1,7 @@
 //! Atomic changes of a word that CPUs share. The compiler knows of none for this target, though
 //! every kernel since 5.12 does.
 
+#[cfg(target_arch = "bpf")]
 use core::arch::asm;
 
 /// A word of a map that lives as long as the program.
@@ -17,6 +18,7 @@ impl Word {
 
     /// Adds, and returns what was there before.
     #[inline(always)]
+    #[cfg(target_arch = "bpf")]
     pub(crate) fn add(self, value: u64) -> u64 {
         let mut value = value;
         // SAFETY: the word is there (see `new`), and nothing else is touched.
@@ -38,6 +40,7 @@ impl Word {
 
     /// Sets bits, and returns what was there before.
     #[inline(always)]
+    #[cfg(target_arch = "bpf")]
     pub(crate) fn or(self, value: u64) -> u64 {
         let mut value = value;
         // SAFETY: as above.
@@ -50,4 +53,37 @@ impl Word {
         }
         value
     }
+}
+
+/// Where the checks of this crate run.
+#[cfg(not(target_arch = "bpf"))]
+impl Word {
+    fn word(self) -> &'static core::sync::atomic::AtomicU64 {
+        // SAFETY: the word is there and aligned (see `new`).
+        unsafe { core::sync::atomic::AtomicU64::from_ptr(self.0) }
+    }
+
+    pub(crate) fn add(self, value: u64) -> u64 {
+        self.word()
+            .fetch_add(value, core::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn or(self, value: u64) -> u64 {
+        self.word()
+            .fetch_or(value, core::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The same value, of which the compiler knows nothing: it would leave out, as needless, the very
+/// bounds a verifier asks for.
+#[inline(always)]
+pub(crate) fn opaque(value: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let value = {
+        let mut value = value;
+        // SAFETY: no instruction at all.
+        unsafe { asm!("/* {0} */", inout(reg) value) };
+        value
+    };
+    value
 }

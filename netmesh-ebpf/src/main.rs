@@ -2,7 +2,7 @@
 //! `netmesh-common`.
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(
     missing_docs,
     reason = "the macros make public items of the entry points"

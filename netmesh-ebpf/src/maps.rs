@@ -318,6 +318,10 @@ pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
         return Some(there);
     }
     // Another CPU may be quicker.
+    #[expect(
+        clippy::needless_borrows_for_generic_args,
+        reason = "a copy of it would lie on the stack"
+    )]
     let _ = CARRIED.insert(key, &NOTHING, BPF_NOEXIST.into());
     CARRIED.get_ptr_mut(key)
 }

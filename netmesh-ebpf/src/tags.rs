@@ -7,6 +7,8 @@
 use netmesh_common::view::PacketView;
 use netmesh_common::vlan;
 
+use crate::atomic;
+
 /// A frame from its first byte to behind its last.
 struct Bounds(usize, usize);
 
@@ -30,7 +32,7 @@ impl PacketView for Bounds {
 /// [`vlan::walk`].
 #[inline(never)]
 pub(crate) fn walk(start: usize, end: usize, own: bool) -> u32 {
-    vlan::walk(&Bounds(start, end), own)
+    atomic::opaque(vlan::walk(&Bounds(start, end), own).into()) as u32
 }
 
 /// [`vlan::vid_behind`].
