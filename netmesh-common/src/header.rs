@@ -178,8 +178,8 @@ pub fn ethernet<P: PacketView>(packet: &P, ingress: &Ingress) -> Result<(usize, 
 /// What [`vlan::walk`] has found.
 #[inline(always)]
 fn behind(walked: u32) -> Result<(usize, Family), Refusal> {
-    // Verifiers believe no bound beyond 65,535, and this one with what is read there would be.
-    let offset = (walked >> 16) as usize & 0x3f;
+    // Bounds that a verifier can see, and that tell it this from a frame that is not hidden.
+    let offset = vlan::BEHIND_FIRST + ((walked >> 16) as usize & 0x1f);
     match walked as u16 {
         ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
         ETHERTYPE_IPV4 => Ok((offset, Family::V4)),

@@ -85,8 +85,12 @@ pub(crate) const TOO_DEEP: u16 = u16::MAX;
 /// No EtherType either: the frame ends among its tags.
 pub(crate) const TOO_SHORT: u16 = 0;
 
-/// Passes every priority tag in the frame, and the tag of the port where it has one (`own`): the
-/// offset behind them, shifted by 16, and the EtherType there. That of 802.1Q stands for a VLAN
+/// What is behind the first tag of a frame begins there.
+pub(crate) const BEHIND_FIRST: usize = TAG_OFFSET + TAG + 2;
+
+/// Passes every priority tag in a frame that begins with a tag, and the tag of the port where it has
+/// one (`own`): the offset behind them, from [`BEHIND_FIRST`] on and shifted by 16, and the EtherType
+/// there. That of 802.1Q stands for a VLAN
 /// that is the kernel's; 0xffff for more tags than are looked behind, 0 for a frame that ends
 /// among them.
 #[inline(always)]
@@ -97,7 +101,8 @@ pub fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
         };
         let protocol = u16::from_be_bytes([p0, p1]);
         if protocol != ETHERTYPE_VLAN && protocol != ETHERTYPE_QINQ {
-            return (offset as u32 + 2) << 16 | u32::from(protocol);
+            let behind = (offset + 2).wrapping_sub(BEHIND_FIRST) as u32;
+            return behind << 16 | u32::from(protocol);
         }
         let Some([c0, c1]) = packet.load(offset + 2) else {
             return u32::from(TOO_SHORT);
