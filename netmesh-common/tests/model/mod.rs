@@ -253,6 +253,10 @@ fn leave(
     if hook == Hook::Xdp && !lab::TX.iter().any(|(port, _)| *port == egress.ifindex) {
         return no_way;
     }
+    // What is left of a page in a test run.
+    if hook == Hook::Xdp && input.bytes.len() > 3520 && !egress.takes_several_buffers {
+        return no_way;
+    }
     // IEEE 802.3: nobody pads what XDP sends.
     let least = if hook == Hook::Xdp { 60 } else { 0 };
     Ok(forward(edited(&input.bytes, start, read, egress, least)))

@@ -28,6 +28,8 @@ pub(crate) struct Device {
     pub(crate) ifindex: u32,
     pub(crate) mtu: u32,
     pub(crate) has_no_frames: bool,
+    /// XDP may send it frames that lie in several buffers.
+    pub(crate) takes_several_buffers: bool,
     /// Link-layer address of the next hop, if it is known.
     pub(crate) neighbour: Option<[u8; 6]>,
     /// Link-layer address of the device.
@@ -107,6 +109,9 @@ impl Tables<'_> {
             ifindex: hop.ifindex,
             mtu: hop.mtu,
             has_no_frames: hop.flags & NextHop::LAYER3 == NextHop::LAYER3,
+            takes_several_buffers: self.0.ports.iter().any(|(ifindex, port)| {
+                *ifindex == hop.ifindex && port.flags & Port::SEVERAL_BUFFERS != 0
+            }),
             neighbour: known.then(|| [link[0], link[1], link[2], link[3], link[4], link[5]]),
             own: hop.source_mac,
         })
