@@ -89,10 +89,9 @@ pub(crate) const TOO_SHORT: u16 = 0;
 pub(crate) const BEHIND_FIRST: usize = TAG_OFFSET + TAG + 2;
 
 /// Passes every priority tag in a frame that begins with a tag, and the tag of the port where it has
-/// one (`own`): the offset behind them, from [`BEHIND_FIRST`] on and shifted by 16, and the EtherType
-/// there. That of 802.1Q stands for a VLAN
-/// that is the kernel's; 0xffff for more tags than are looked behind, 0 for a frame that ends
-/// among them.
+/// one (`own`): the offset behind them, counted from behind the first tag and shifted by 16, and the
+/// EtherType there. That of 802.1Q stands for a VLAN that is the kernel's; 0xffff for more tags than
+/// are looked behind, 0 for a frame that ends among them.
 #[inline(always)]
 pub fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
     for offset in PLACES {
