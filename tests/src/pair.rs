@@ -117,7 +117,8 @@ impl Lab {
 
     /// Waits until every next hop of a machine's data plane is resolved.
     pub fn resolved(&self, machine: &str) {
-        eventually("the next hops resolve", Duration::from_secs(10), || {
+        // Nobody is asked again before five seconds have passed (`interval_probe_time_ms`).
+        eventually("the next hops resolve", Duration::from_secs(30), || {
             self.json(machine, &["dataplane", "status"])["instance"]["unresolved"] == 0
         });
     }
