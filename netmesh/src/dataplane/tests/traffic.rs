@@ -226,13 +226,13 @@ fn what_no_device_takes_is_counted_as_lost() {
         let others: u64 = before.punted.iter().map(|reason| reason.packets).sum();
         assert_eq!(before.received, COUNT + others, "{before:?}");
 
-        // Refused before there is a queue: larger than the device takes, and the table does not
-        // know yet.
-        ip("link set port1 mtu 1280");
+        // Refused before there is a queue: larger than the device takes, which the table does not
+        // know yet, and too small to ask the device about.
+        ip("link set port1 mtu 500");
         lab.left.run(|| {
             let socket = UdpSocket::bind(("10.16.0.1", 0)).unwrap();
             set(&socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1);
-            socket.send_to(&[0; 1400], ("10.16.1.1", 4789)).unwrap();
+            socket.send_to(&[0; 512], ("10.16.1.1", 4789)).unwrap();
         });
         eventually("one more", || row("port0").redirect_failed == COUNT + 1);
         assert_eq!(row("port1").redirect_failed, 0, "it was not its packets");
