@@ -72,7 +72,7 @@ fn route(lab: &Lab, verb: &str, members: &[(usize, u32)]) {
 
 /// Waits until so many routes have an unresolved next hop.
 fn resolved(lab: &Lab, unresolved: usize) {
-    eventually("the next hops resolve", Duration::from_secs(10), || {
+    eventually("the next hops resolve", Duration::from_secs(30), || {
         lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == unresolved
     });
 }

@@ -51,7 +51,7 @@ fn lab(hook: Option<&str>) -> Lab {
         let route = ["route", "add", gateway, "via", gateway, "dev", port];
         let _ = lab.netmesh("router", &route);
     }
-    eventually("the next hops resolve", Duration::from_secs(5), || {
+    eventually("the next hops resolve", Duration::from_secs(30), || {
         let status = lab.json("router", &["dataplane", "status"]);
         status["instance"]["unresolved"] == 0
     });
@@ -123,7 +123,7 @@ fn with_ipv4(lab: &Lab) {
             &["route", "add", &host, "via", &host, "dev", port],
         );
     }
-    eventually("the next hops resolve", Duration::from_secs(5), || {
+    eventually("the next hops resolve", Duration::from_secs(30), || {
         lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
     });
 }
@@ -282,7 +282,7 @@ fn the_kernel_answers_what_the_fast_path_leaves_to_it() {
         "router",
         &["route", "add", RIGHT, "via", RIGHT, "dev", "port1"],
     );
-    eventually("the next hop resolves", Duration::from_secs(5), || {
+    eventually("the next hop resolves", Duration::from_secs(30), || {
         lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
     });
     assert_eq!(icmp_error(&lab, 64, 1500), Some((2, 0, router)));
