@@ -257,7 +257,6 @@ fn a_scrape_says_what_the_counters_say() {
         !text.contains(lab.public_key(&RESOURCES[1])),
         "keys are no labels"
     );
-    promtool(&["check", "metrics"], &text);
 
     // Alerts are about what is there.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
@@ -274,11 +273,24 @@ fn a_scrape_says_what_the_counters_say() {
     for name in names {
         assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
     }
+}
+
+#[test]
+#[ignore = "needs promtool, of Debian's prometheus"]
+fn prometheus_finds_no_fault_in_metrics_and_alerts() {
+    let lab = Lab::mesh();
+    let daemon = Daemon::start(&lab, "node-1", &["--metrics", "0"]);
+    daemon.until_told("READY=1");
+    lab.settles("node-1");
+    let text = request(&lab.at("node-1"), address(&daemon), "GET /metrics", "*/*").1;
+    assert!(text.contains("netmesh_tunnel_up{"));
+    promtool(&["check", "metrics"], &text);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
     let test = folder.join("netmesh.rules.test.yml");
     promtool(&["test", "rules", &test.display().to_string()], "");
 }
 
-/// Prometheus's own opinion, where it can be had.
+/// Prometheus's own opinion; `PROMTOOL` names another one than that in the path.
 fn promtool(words: &[&str], text: &str) {
     let tool = std::env::var("PROMTOOL").unwrap_or_else(|_| "promtool".into());
     let child = Command::new(tool)
@@ -287,10 +299,7 @@ fn promtool(words: &[&str], text: &str) {
         .stderr(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn();
-    let Ok(mut child) = child else {
-        eprintln!("no promtool here: its opinion is not asked");
-        return;
-    };
+    let mut child = child.expect("promtool starts");
     let mut input = child.stdin.take().expect("a pipe");
     // One that reads nothing has closed it.
     let _ = input.write_all(text.as_bytes());

@@ -102,8 +102,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             .with_context(|| format!("the machine for Linux {name} could not be made"))?;
         machines.push((name, image));
     }
-    // Tests wait for one another's timers more than they compute: two machines at once take
-    // little longer than one.
+    // One machine alone keeps less than one of two cores busy: its tests wait for timers.
     let ends: Vec<_> = thread::scope(|scope| {
         let runs: Vec<_> = machines
             .iter()

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags,
-    RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteNextHopFlags, RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netmesh_common::group::MAX_MEMBERS;
 
+use super::observe::ip;
 use super::{Error, Kernel};
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{FibRoute, Namespace, Path, ROUTE_PROTOCOL};
@@ -180,14 +180,6 @@ fn path(hop: &netlink_packet_route::route::RouteNextHop, facts: &NamespaceFacts)
         link: facts.name_of(hop.interface_index)?.clone(),
         weight: u16::from(hop.hops) + 1,
     })
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
-        RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
-        _ => None,
-    }
 }
 
 fn via_ip(via: &RouteVia) -> Option<IpAddr> {

@@ -453,7 +453,7 @@ fn parse_route(message: &RouteMessage, names: &BTreeMap<u32, &str>) -> Option<Ra
     })
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
     match address {
         RouteAddress::Inet6(a) => Some(IpAddr::V6(*a)),
         RouteAddress::Inet(a) => Some(IpAddr::V4(*a)),
