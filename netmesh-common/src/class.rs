@@ -10,6 +10,34 @@ pub enum Address {
 }
 
 impl Address {
+    /// Two words, as they lie in memory, and the family: for a function that takes numbers only.
+    /// IPv4 is the first four bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn halves(&self) -> (u64, u64, u32) {
+        match *self {
+            Self::V6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]) => (
+                u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+                u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
+                6,
+            ),
+            Self::V4([a, b, c, d]) => (u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0]), 0, 4),
+        }
+    }
+
+    /// The address of [`halves`](Self::halves).
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_halves(upper: u64, lower: u64, family: u32) -> Self {
+        let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+        if family == 6 {
+            let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+            Self::V6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p])
+        } else {
+            Self::V4([a, b, c, d])
+        }
+    }
+
     /// The kernel alone deals with packets from or to this address: link-local, multicast,
     /// loopback, unspecified, v4-mapped (RFC 4291), and for IPv4 0/8, 127/8, 169.254/16,
     /// multicast, class E and broadcast (RFC 1812 section 5.3.7, RFC 3927 section 2.7).

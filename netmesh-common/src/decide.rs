@@ -87,7 +87,7 @@ fn cross<P: PacketView, T: TableView>(
     ip: &Header,
     forward: &mut Forward,
 ) -> Result<(), Refusal> {
-    if ip.source.is_kernel_only() || ip.destination.is_kernel_only() {
+    if table.is_kernel_only(&ip.source) || table.is_kernel_only(&ip.destination) {
         return Err(scope(ip, ingress, table));
     }
 
@@ -157,7 +157,10 @@ fn cross<P: PacketView, T: TableView>(
 /// believe every source, such a packet may reach this node at most.
 #[inline(always)]
 fn scope<T: TableView>(ip: &Header, ingress: &Ingress, table: &T) -> Refusal {
-    if !ingress.port.is_checked() || ip.destination.is_kernel_only() || !ip.source.is_nobodys() {
+    if !ingress.port.is_checked()
+        || table.is_kernel_only(&ip.destination)
+        || !table.is_nobodys(&ip.source)
+    {
         return PuntReason::Scope.into();
     }
     let to = table.lookup(&ip.destination).unwrap_or(FibEntry::NONE);
@@ -180,9 +183,8 @@ fn follow<P: PacketView, T: TableView>(
         Some(Action::Forward) => {
             let mut index = entry.next_hop;
             if let Some(id) = group::of(index) {
-                let group = table.group(id).ok_or(PuntReason::NoRoute)?;
-                let hash = flow::seeded(flow::hash(packet, offset, family), group.seed);
-                index = group.choose(hash, table);
+                let hash = flow::hash(packet, offset, family);
+                index = table.choose(id, hash).ok_or(PuntReason::NoRoute)?;
             }
             let next_hop = table.next_hop(index).filter(|hop| hop.ifindex != 0);
             Ok((index, next_hop.ok_or(PuntReason::NoRoute)?))
@@ -216,9 +218,7 @@ fn check_source<T: TableView>(
     let device = table.next_hop(from.next_hop).map_or(0, |hop| hop.ifindex);
     let behind = match group::of(from.next_hop) {
         None => device == ingress.ifindex,
-        Some(id) => table
-            .group(id)
-            .is_some_and(|group| group.leads_to(ingress.ifindex)),
+        Some(id) => table.leads_to(id, ingress.ifindex),
     };
     if flags & Port::SOURCES_BEHIND != 0 && !behind {
         return Err(DropReason::SourceInvalid.into());
@@ -231,10 +231,20 @@ fn check_source<T: TableView>(
     }
     // A route of its own makes even a special-purpose source legitimate; the default one does not.
     let vouched = behind && from.prefix_length != 0;
-    if !vouched && source.is_martian() {
+    if !vouched && is_martian(source, ingress.ifindex, ingress, table) {
         return Err(DropReason::Martian.into());
     }
     Ok(())
+}
+
+/// A martian to this port: what it says itself comes before the registries (RFC 6890).
+#[inline(always)]
+fn is_martian<T: TableView>(address: &Address, port: u32, ingress: &Ingress, table: &T) -> bool {
+    let said = match ingress.port.flags & Port::LISTED {
+        0 => None,
+        _ => table.martian(port, address),
+    };
+    said.unwrap_or_else(|| table.is_martian(address))
 }
 
 /// The source lives on our side of the outer edge: in a prefix of an object, on this node, or on
@@ -257,13 +267,17 @@ fn check_destination<T: TableView>(
     ingress: &Ingress,
     table: &T,
 ) -> Result<(), Refusal> {
-    if !destination.is_martian() {
+    if ingress.port.flags & Port::LISTED == 0 && !table.is_martian(destination) {
         return Ok(());
     }
     let wanted = to.prefix_length != 0
         && (to.origin == Origin::Object as u8 || to.origin == Origin::Static as u8);
-    let leaves = to.prefix_length == 0 && is_external(next_hop.ifindex, table);
-    let enters = ingress.port.flags & Port::EXTERNAL != 0 && !wanted;
+    let leaves = to.prefix_length == 0
+        && is_external(next_hop.ifindex, table)
+        && is_martian(destination, next_hop.ifindex, ingress, table);
+    let enters = ingress.port.flags & Port::EXTERNAL != 0
+        && !wanted
+        && is_martian(destination, ingress.ifindex, ingress, table);
     if leaves || enters {
         return Err(DropReason::Martian.into());
     }

@@ -56,10 +56,9 @@ fn ipv6<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
         let quote = offset + 40 + ICMP_HEADER;
         // Never a single byte: the verifier learns nothing from such a check.
         let [kind, _] = packet.load::<2>(offset + 40)?;
-        // Errors are types 0 to 127 (RFC 4443 section 2.1). The quote is there up to its ports.
-        if kind < 128
-            && packet.load::<4>(quote + 40).is_some()
-            && packet.load::<2>(quote)?[0] >> 4 == 6
+        // Errors are types 0 to 127 (RFC 4443 section 2.1). The quote is there up to its ports; its
+        // end is looked for last, or the compiler leaves out the look at its beginning.
+        if kind < 128 && begins(packet, quote) == Some(6) && packet.load::<4>(quote + 40).is_some()
         {
             offset = quote;
             reversed = true;
@@ -88,8 +87,8 @@ fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
         let quote = offset + 20 + ICMP_HEADER;
         let [kind, _] = packet.load::<2>(offset + 20)?;
         if is_error(kind)
+            && begins(packet, quote) == Some(4)
             && packet.load::<4>(quote + 20).is_some()
-            && packet.load::<2>(quote)?[0] >> 4 == 4
         {
             offset = quote;
             reversed = true;
@@ -107,6 +106,12 @@ fn ipv4<P: PacketView>(packet: &P, mut offset: usize) -> Option<u64> {
         0
     };
     Some(mix(hash, rest))
+}
+
+/// The version a packet's first byte tells.
+#[inline(always)]
+fn begins<P: PacketView>(packet: &P, offset: usize) -> Option<u8> {
+    packet.load::<2>(offset).map(|[first, _]| first >> 4)
 }
 
 /// Eight bytes, put together at once: the compiler would keep all bytes of a header on the stack.

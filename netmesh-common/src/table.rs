@@ -19,13 +19,20 @@
 //! A look-up asks stage 1 first (see [`lines`](crate::lines)), which answers for most /64s and /24s and
 //! counts for them; the tries hold every prefix.
 //!
+//! A port with a list of its own asks MARTIANS (interface, prefix) for what is one to it.
+//!
 //! Every type is `repr(C)` without padding. Addresses are network-order byte arrays.
 
+use crate::class::Address;
+
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
+
+/// Most prefixes that the ports of one instance can list as martians, or as none.
+pub const MAX_MARTIANS: u32 = 4096;
 
 /// Capacity of the next-hop table; id 0 is never used.
 pub const MAX_NEXT_HOPS: u32 = 4096;
@@ -272,7 +279,7 @@ pub struct Port {
     /// Index into the port counters, below [`MAX_PORTS`].
     pub slot: u32,
     /// `Port::LAYER3`, `Port::SOURCES_BEHIND`, `Port::EXTERNAL`, `Port::XDP`,
-    /// `Port::SEVERAL_BUFFERS`.
+    /// `Port::SEVERAL_BUFFERS`, `Port::LISTED`.
     pub flags: u32,
     /// The port's own link-layer address.
     pub mac: [u8; 6],
@@ -303,12 +310,47 @@ impl Port {
     pub const SOURCES_BEHIND: u32 = 2;
     /// Faces the outside: a source inside a prefix of origin `object`, of this
     /// node, or on a connected subnet that does not face the outside is spoofed
-    /// unless it lives behind this very port; martians (RFC 6890) are dropped.
+    /// unless it lives behind this very port; martians (RFC 6890, or as the port says) are dropped.
     pub const EXTERNAL: u32 = 4;
     /// Attached by XDP: what passes an XDP program that is there for others is not its own.
     pub const XDP: u32 = 8;
     /// The device that sends for this port takes frames in several buffers from XDP.
     pub const SEVERAL_BUFFERS: u32 = 16;
+    /// Some port of this instance, not necessarily this one, says itself what is a martian.
+    pub const LISTED: u32 = 32;
+}
+
+/// Bits of a [`martian_key`] before the address.
+pub const MARTIAN_SCOPE: u32 = 64;
+
+/// Key of the map of what a port itself calls a martian, or does not: interface index, family,
+/// address. Interface and family are part of every prefix, so one port's list, and one family's,
+/// never answers for another. Words rather than bytes: a program fills them one by one.
+#[inline(always)]
+#[must_use]
+pub const fn martian_key(ifindex: u32, address: &Address) -> [u32; 6] {
+    let (upper, lower, family) = address.halves();
+    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
+    let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
+    [
+        ifindex.to_be(),
+        family.to_be(),
+        u32::from_ne_bytes([a, b, c, d]),
+        u32::from_ne_bytes([e, f, g, h]),
+        u32::from_ne_bytes([i, j, k, l]),
+        u32::from_ne_bytes([m, n, o, p]),
+    ]
+}
+
+/// Interface index and address of a [`martian_key`].
+#[must_use]
+pub const fn martian_of([ifindex, family, one, two, three, four]: [u32; 6]) -> (u32, Address) {
+    let ([a, b, c, d], [e, f, g, h]) = (one.to_ne_bytes(), two.to_ne_bytes());
+    let upper = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let ([a, b, c, d], [e, f, g, h]) = (three.to_ne_bytes(), four.to_ne_bytes());
+    let lower = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let address = Address::of_halves(upper, lower, u32::from_be(family));
+    (u32::from_be(ifindex), address)
 }
 
 /// Key of the map from (device, VID) to the VLAN sub-interface, a device map: the kernel itself

@@ -1,6 +1,7 @@
 //! The border between the decision and its hosts: what a packet and a table must be able to do.
 
 use crate::class::Address;
+use crate::flow;
 use crate::group::Group;
 use crate::table::{FibEntry, NextHop, Port};
 use crate::vlan;
@@ -88,8 +89,44 @@ pub trait TableView {
         None
     }
 
+    /// [`Group::leads_to`]; for a host to call it out of line, as the next four.
+    fn leads_to(&self, group: u32, ifindex: u32) -> bool {
+        self.group(group)
+            .is_some_and(|group| group.leads_to(ifindex))
+    }
+
+    /// [`Group::choose`] for an unseeded hash; `None` where there is no such group.
+    fn choose(&self, group: u32, hash: u64) -> Option<u32>
+    where
+        Self: Sized,
+    {
+        let group = self.group(group)?;
+        Some(group.choose(flow::seeded(hash, group.seed), self))
+    }
+
+    /// [`Address::is_kernel_only`].
+    fn is_kernel_only(&self, address: &Address) -> bool {
+        address.is_kernel_only()
+    }
+
+    /// [`Address::is_nobodys`].
+    fn is_nobodys(&self, address: &Address) -> bool {
+        address.is_nobodys()
+    }
+
+    /// [`Address::is_martian`].
+    fn is_martian(&self, address: &Address) -> bool {
+        address.is_martian()
+    }
+
     /// The port with this interface index.
     fn port(&self, ifindex: u32) -> Option<Port>;
+
+    /// What a port itself says of an address: a martian, none, or nothing. Asked only where
+    /// [`Port::LISTED`] is set.
+    fn martian(&self, _ifindex: u32, _address: &Address) -> Option<bool> {
+        None
+    }
 
     /// Interface index of the VLAN sub-interface of a device.
     fn sub_interface(&self, device: u32, vid: u16) -> Option<u32>;

@@ -6,14 +6,15 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
+use netmesh_common::flow;
 use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{
     Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
     key_of, tally,
 };
 use netmesh_common::table::{
-    FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey, vlan_key,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
+    PrefixCounters, PrefixKey, RibEntry, RibKey, martian_key, vlan_key,
 };
 use netmesh_common::trace::outcome_code;
 use netmesh_common::verdict::{Forward, Outcome};
@@ -62,6 +63,10 @@ static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 // A device map for its side effect: the kernel removes an entry with its sub-interface.
 #[map]
 static VLANS: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
+/// What ports say themselves of addresses: 1 a martian, 0 none.
+#[map]
+static MARTIANS: LpmTrie<[u32; 6], u32> =
+    LpmTrie::with_max_entries(MAX_MARTIANS, BPF_F_NO_PREALLOC);
 #[map]
 static PREFIX_CNT: PerCpuArray<PrefixCounters> = PerCpuArray::with_max_entries(MAX_COUNTERS, 0);
 #[map]
@@ -142,8 +147,48 @@ impl TableView for Tables {
     }
 
     #[inline(always)]
+    fn leads_to(&self, group: u32, ifindex: u32) -> bool {
+        member_is_on(group, ifindex) != 0
+    }
+
+    #[inline(always)]
+    fn choose(&self, group: u32, hash: u64) -> Option<u32> {
+        match member_for(group, hash) {
+            0 => None,
+            found => Some(found - 1),
+        }
+    }
+
+    #[inline(always)]
+    fn is_kernel_only(&self, address: &Address) -> bool {
+        let (upper, lower, family) = address.halves();
+        scope_of(upper, lower, family) & KERNEL_ONLY != 0
+    }
+
+    #[inline(always)]
+    fn is_nobodys(&self, address: &Address) -> bool {
+        let (upper, lower, family) = address.halves();
+        scope_of(upper, lower, family) & NOBODYS != 0
+    }
+
+    #[inline(always)]
+    fn is_martian(&self, address: &Address) -> bool {
+        let (upper, lower, family) = address.halves();
+        is_special(upper, lower, family) != 0
+    }
+
+    #[inline(always)]
     fn port(&self, ifindex: u32) -> Option<Port> {
         port(ifindex)
+    }
+
+    #[inline(always)]
+    fn martian(&self, ifindex: u32, address: &Address) -> Option<bool> {
+        let (upper, lower, family) = address.halves();
+        match said_of(upper, lower, ifindex, family) {
+            0 => None,
+            said => Some(said == MARTIAN),
+        }
     }
 
     #[inline(always)]
@@ -155,16 +200,75 @@ impl TableView for Tables {
 /// Stage 1, and what it does not answer, the trie.
 #[inline(always)]
 fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
-    let (upper, lower, family) = match address {
-        Address::V6([a, b, c, d, e, f, g, h, rest @ ..]) => (
-            u64::from_ne_bytes([*a, *b, *c, *d, *e, *f, *g, *h]),
-            u64::from_ne_bytes(*rest),
-            6,
-        ),
-        Address::V4(a) => (u64::from(u32::from_ne_bytes(*a)), 0, 4),
-    };
+    let (upper, lower, family) = address.halves();
     let to = u32::from(direction == Direction::To);
     FibEntry::from_word(entry_of(upper, lower, family | to << TO))
+}
+
+/// [`Group::leads_to`], 1 or 0. A global function for the reasons of [`entry_of`], as the next three:
+/// what they go through would otherwise be gone through for each way that leads to them.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn member_is_on(group: u32, ifindex: u32) -> u32 {
+    u32::from(
+        GROUPS
+            .get(group)
+            .is_some_and(|group| group.leads_to(ifindex)),
+    )
+}
+
+/// The next hop of a group for a flow, and one; 0 where there is no such group.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn member_for(group: u32, hash: u64) -> u32 {
+    match GROUPS.get(group) {
+        Some(group) => group
+            .choose(flow::seeded(hash, group.seed), &Tables)
+            .wrapping_add(1),
+        None => 0,
+    }
+}
+
+const KERNEL_ONLY: u32 = 1;
+const NOBODYS: u32 = 2;
+
+/// [`Address::is_kernel_only`] and [`Address::is_nobodys`], as bits.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn scope_of(upper: u64, lower: u64, family: u32) -> u32 {
+    let address = Address::of_halves(upper, lower, family);
+    let mut bits = 0;
+    if address.is_kernel_only() {
+        bits |= KERNEL_ONLY;
+    }
+    if address.is_nobodys() {
+        bits |= NOBODYS;
+    }
+    bits
+}
+
+/// [`Address::is_martian`], 1 or 0.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn is_special(upper: u64, lower: u64, family: u32) -> u32 {
+    u32::from(Address::of_halves(upper, lower, family).is_martian())
+}
+
+/// What [`said_of`] returns for a martian.
+const MARTIAN: u32 = 2;
+
+/// What a port says of an address: [`MARTIAN`], 1 for no martian, 0 for nothing. A global function
+/// for the reasons of [`entry_of`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn said_of(upper: u64, lower: u64, ifindex: u32, family: u32) -> u32 {
+    let address = Address::of_halves(upper, lower, family);
+    let length = u32::BITS * 6;
+    match MARTIANS.get(Key::new(length, martian_key(ifindex, &address))) {
+        None => 0,
+        Some(0) => 1,
+        Some(_) => MARTIAN,
+    }
 }
 
 /// Bit of a look-up's kind beside the family: what is asked for is a destination.
@@ -178,13 +282,9 @@ const TO: u32 = 3;
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
-    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
-    let (key, family) = if kind & 7 == 6 {
-        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
-        let address = Address::V6([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
-        (key_of(&address), 6)
-    } else {
-        (key_of(&Address::V4([a, b, c, d])), 4)
+    let (key, family) = match Address::of_halves(upper, lower, kind & 7) {
+        address @ Address::V6(_) => (key_of(&address), 6),
+        address @ Address::V4(_) => (key_of(&address), 4),
     };
     if let Some(key) = key {
         let found = first_hit(key, kind >> TO);
@@ -203,16 +303,7 @@ pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
-    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
-    let found = if kind & 7 == 6 {
-        let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
-        second_stage(&Address::V6([
-            a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p,
-        ]))
-    } else {
-        second_stage(&Address::V4([a, b, c, d]))
-    };
-    found.map_or(0, |entry| entry.word())
+    second_stage(&Address::of_halves(upper, lower, kind & 7)).map_or(0, |entry| entry.word())
 }
 
 /// The trie: complete, and always current.

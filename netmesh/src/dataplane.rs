@@ -19,6 +19,7 @@ mod kernel_layout;
 mod lines;
 mod load;
 mod maps;
+mod martian;
 pub mod neighbour;
 mod next_hop;
 pub mod pin;

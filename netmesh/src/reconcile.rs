@@ -30,7 +30,7 @@ pub use mirror::{Mirrored, mirror};
 pub const ROUTER_INSTANCE: &str = "router";
 
 /// How long what is being removed may hold on to a UDP port.
-const GONE: Duration = Duration::from_secs(3);
+const GONE: Duration = Duration::from_secs(10);
 
 /// Which WireGuard a node runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -503,7 +503,7 @@ fn dataplane_step(
             port,
             ..
         } => {
-            loaded(open, instance)?.attach(name, *port, facts)?;
+            loaded(open, instance)?.attach(name, port, facts)?;
         }
         Step::DeletePort { instance, name, .. } => loaded(open, instance)?.detach(name, facts)?,
         Step::PutFib {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
-use netmesh_tests::{Lab, binary};
+use netmesh_tests::{Lab, OutputText as _, binary};
 use serde_json::Value;
 
 const KEY_1: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -362,6 +362,36 @@ fn a_bad_object_changes_nothing_on_the_machine() {
         !netmesh::kernel::netns::path(&netmesh::plan::state::Namespace::Named("nm-t-gw".into()))
             .exists()
     );
+}
+
+/// The router's martians are its uplink's, follow the file, and go with it.
+#[test]
+fn the_router_s_martians_follow_the_file() {
+    let lab = Lab::mesh();
+    let said = || {
+        let status = lab.json("router", &["dataplane", "status"]);
+        let ports = status["instance"]["ports"].as_array().unwrap().clone();
+        let port = |name: &str| {
+            let found = ports.iter().find(|port| port["name"] == name).unwrap();
+            found["martians"].clone()
+        };
+        assert_eq!(port("eth1"), Value::Null);
+        port("eth0")
+    };
+    let _ = lab.netmesh("router", &["apply"]);
+    assert_eq!(said(), Value::Null);
+    let lists = "not_martians = [\"100.64.0.0/10\"]\nmartians = [\"2a02:1899::/32\"]\n";
+    lab.configure("router", &(Lab::router_file() + lists));
+    let output = lab.netmesh("router", &["apply"]);
+    let told = output.stdout_text();
+    assert!(told.contains("martian 2a02:1899::/32"), "{told}");
+    let wanted = serde_json::json!({ "100.64.0.0/10": false, "2a02:1899::/32": true });
+    assert_eq!(said(), wanted);
+    let again = lab.json("router", &["plan"]);
+    assert_eq!(again["steps"], serde_json::json!([]), "{again}");
+    lab.configure("router", &Lab::router_file());
+    let _ = lab.netmesh("router", &["apply"]);
+    assert_eq!(said(), Value::Null);
 }
 
 #[test]

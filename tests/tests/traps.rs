@@ -216,47 +216,6 @@ fn priority_tags_hide_no_spoofed_source() {
     }
 }
 
-/// RFC 6890: special-purpose sources do not come in through the outer edge, overlay networks'
-/// addresses do.
-#[test]
-fn martians_do_not_pass_the_outer_edge() {
-    for hook in HOOKS {
-        let field = Field::new(hook, "external", |_| {});
-        for source in ["fd00::1", "2001:db8::1", "100::1", "3fff::1", "fec0::1"] {
-            let before = field.ports().dropped("martian");
-            field.send(&datagram(six(source), RIGHT.into(), 64, MARK, 80));
-            field.assert_nothing_crosses(source);
-            assert_eq!(
-                field.ports().dropped("martian"),
-                before + 1,
-                "{hook} {source}"
-            );
-        }
-        for source in [
-            "10.9.9.9",
-            "192.168.1.1",
-            "172.16.0.1",
-            "203.0.113.1",
-            "198.18.0.1",
-        ] {
-            let before = field.ports().dropped("martian");
-            field.send(&datagram(six(source), RIGHT4.into(), 64, MARK, 60));
-            field.assert_nothing_crosses(source);
-            assert_eq!(
-                field.ports().dropped("martian"),
-                before + 1,
-                "{hook} {source}"
-            );
-        }
-        for (n, source) in ["200::1", "400::1"].into_iter().enumerate() {
-            let port = MARK + 1 + n as u16;
-            let packet = datagram(six(source), RIGHT.into(), 64, port, 80);
-            field.send(&packet);
-            assert_eq!(field.arrives(port), routed(packet), "{hook} {source}");
-        }
-    }
-}
-
 /// The node's own addresses, on whatever port, are the node's, also where the table has a default
 /// route; so is what is sent to its UDP ports, WireGuard's among them.
 #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use netmesh_common::group::{self, Group, Member};
 use netmesh_common::table::{Action, FibEntry, Link, NextHop, Origin, Port};
 
-use super::reference::Router;
+use super::reference::{Prefix, Router};
 
 /// Where every packet comes in: the loopback device, which is where a test run puts it.
 pub(crate) const INGRESS: u32 = 1;
@@ -98,6 +98,20 @@ const ONE_LEFT: u32 = 2;
 const NONE_LEFT: u32 = 3;
 const WITH_INGRESS: u32 = 4;
 
+/// What ports say themselves is a martian or none, where `Port::LISTED` is set.
+const LISTS: [(u32, &str, bool); 8] = [
+    // The provider's own network, and within it what is nobody's.
+    (INGRESS, "100.64.0.0/10", false),
+    (INGRESS, "100.64.7.0/24", true),
+    (INGRESS, "2606:4700:dead::/48", true),
+    (INGRESS, "fd00:9::/32", false),
+    // An IPv6 list is none for IPv4.
+    (INGRESS, "::/1", false),
+    (UPLINK, "2606:4700:beef::/48", true),
+    (UPLINK, "fd77::/16", false),
+    (UPLINK, "10.200.0.0/16", false),
+];
+
 /// The port every packet comes in through.
 pub(crate) fn ingress(flags: u32) -> Port {
     Port {
@@ -143,6 +157,11 @@ pub(crate) fn router(flags: u32) -> Router {
             vlan,
         };
         router.ports.push((ifindex, port));
+    }
+    if flags & Port::LISTED != 0 {
+        for (port, prefix, is_martian) in LISTS {
+            router.martians.push(((port, parse(prefix)), is_martian));
+        }
     }
     use Action::{Blackhole, Connected, Forward, Local, Prohibit, Punt, Unreachable};
     use Origin::{Kernel, Object, Static};
@@ -255,12 +274,7 @@ pub(crate) fn router(flags: u32) -> Router {
         if prefix == "0.0.0.0/0" && flags & Port::EXTERNAL == 0 {
             continue;
         }
-        let (address, length) = prefix.split_once('/').unwrap();
-        let network = match address.parse().unwrap() {
-            IpAddr::V6(a) => a.octets().to_vec(),
-            IpAddr::V4(a) => a.octets().to_vec(),
-        };
-        let length: u8 = length.parse().unwrap();
+        let (network, length) = parse(prefix);
         let entry = FibEntry {
             next_hop,
             counter,
@@ -272,6 +286,15 @@ pub(crate) fn router(flags: u32) -> Router {
         router.fib.push(((network, length), entry));
     }
     router
+}
+
+fn parse(prefix: &str) -> Prefix {
+    let (address, length) = prefix.split_once('/').unwrap();
+    let network = match address.parse().unwrap() {
+        IpAddr::V6(a) => a.octets().to_vec(),
+        IpAddr::V4(a) => a.octets().to_vec(),
+    };
+    (network, length.parse().unwrap())
 }
 
 /// Members in turn, bucket by bucket.

@@ -3,6 +3,7 @@
 mod forward;
 mod group;
 mod header;
+mod martian;
 mod policy;
 mod vlan;
 
@@ -48,6 +49,7 @@ pub(crate) fn untagged() -> Vec<Case> {
     cases.extend(policy::actions());
     cases.extend(policy::sources());
     cases.extend(policy::edges());
+    cases.extend(martian::lists());
     cases
 }
 

@@ -5,7 +5,7 @@ use netmesh_common::decide::decide;
 use netmesh_common::group::Group;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
-use netmesh_common::table::{FibEntry, NextHop, Port};
+use netmesh_common::table::{FibEntry, MARTIAN_SCOPE, NextHop, Port, martian_key};
 use netmesh_common::verdict::{DropReason, PuntReason, Verdict};
 use netmesh_common::view::{Ingress, PacketView, TableView};
 use netmesh_common::vlan;
@@ -28,20 +28,15 @@ pub(crate) struct Router {
     pub(crate) ports: Vec<(u32, Port)>,
     /// VLAN sub-interfaces by device and VID.
     pub(crate) vlans: Vec<((u32, u16), u32)>,
+    /// What ports say themselves of prefixes, by interface index.
+    pub(crate) martians: Vec<((u32, Prefix), bool)>,
 }
 
 impl TableView for Router {
     fn lookup(&self, address: &Address) -> Option<FibEntry> {
-        let address: &[u8] = match address {
-            Address::V6(a) => a,
-            Address::V4(a) => a,
-        };
         self.fib
             .iter()
-            .filter(|((network, length), _)| {
-                network.len() == address.len()
-                    && (0..usize::from(*length)).all(|n| bit(network, n) == bit(address, n))
-            })
+            .filter(|(prefix, _)| holds(prefix, address))
             .max_by_key(|((_, length), _)| *length)
             .map(|(_, entry)| *entry)
     }
@@ -62,10 +57,37 @@ impl TableView for Router {
         found.map(|(_, port)| *port)
     }
 
+    fn martian(&self, ifindex: u32, address: &Address) -> Option<bool> {
+        self.martians
+            .iter()
+            .filter(|((port, prefix), _)| *port == ifindex && holds(prefix, address))
+            .max_by_key(|((_, (_, length)), _)| *length)
+            .map(|(_, said)| *said)
+    }
+
     fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
         let found = self.vlans.iter().find(|(key, _)| *key == (device, vid));
         found.map(|(_, ifindex)| *ifindex)
     }
+}
+
+fn holds((network, length): &Prefix, address: &Address) -> bool {
+    let address: &[u8] = match address {
+        Address::V6(a) => a,
+        Address::V4(a) => a,
+    };
+    network.len() == address.len()
+        && (0..usize::from(*length)).all(|n| bit(network, n) == bit(address, n))
+}
+
+/// Length and data of a prefix in the kernel's map of what ports say of martians.
+pub(crate) fn said_of(port: u32, (network, length): &Prefix) -> (u32, [u32; 6]) {
+    let address = match *network.as_slice() {
+        [a, b, c, d] => Address::V4([a, b, c, d]),
+        _ => Address::V6(network.as_slice().try_into().unwrap()),
+    };
+    let length = MARTIAN_SCOPE + u32::from(*length);
+    (length, martian_key(port, &address))
 }
 
 fn bit(bytes: &[u8], n: usize) -> bool {

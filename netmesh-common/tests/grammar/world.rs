@@ -48,7 +48,11 @@ pub(crate) fn world(dice: &mut Dice) -> World {
         .into_iter()
         .filter(|_| dice.one_in(2))
         .sum::<u32>()
-        | if dice.one_in(4) { Port::LAYER3 } else { 0 };
+        | if dice.one_in(4) { Port::LAYER3 } else { 0 }
+        | if dice.one_in(3) { Port::LISTED } else { 0 };
+    if flags & Port::LISTED != 0 {
+        router.martians = martians(dice);
+    }
     router.ports.push((INGRESS, lab::ingress(flags)));
     for (slot, ifindex) in [(1, SEGMENT), (2, UPLINK), (3, TUNNEL)] {
         if dice.one_in(8) {
@@ -119,6 +123,25 @@ pub(crate) fn world(dice: &mut Dice) -> World {
     }
 }
 
+/// What ports say of prefixes, most of them at the edges of the special ones.
+fn martians(dice: &mut Dice) -> Vec<((u32, Prefix), bool)> {
+    let mut found: Vec<((u32, Prefix), bool)> = Vec::new();
+    for _ in 0..dice.below(12) {
+        let size = dice.pick(&[V6, V4]);
+        let (network, length) = match dice.below(8) {
+            0 => (vec![0; size], 0),
+            1 => (dice.bytes(size), dice.below(size * 8 + 1) as u8),
+            _ => edge(dice, size),
+        };
+        let network = join(&network, length, &vec![0; size]);
+        let port = dice.pick(&[INGRESS, INGRESS, UPLINK, SEGMENT]);
+        found.push(((port, (network, length)), dice.one_in(2)));
+    }
+    found.sort();
+    found.dedup_by(|one, other| one.0 == other.0);
+    found
+}
+
 /// Never the same prefix twice.
 fn prefixes(dice: &mut Dice) -> Vec<Prefix> {
     let mut found: Vec<Prefix> = Vec::new();
@@ -143,8 +166,11 @@ fn prefixes(dice: &mut Dice) -> Vec<Prefix> {
                 _ => (vec![0; size], 0),
             };
             let room = bits - usize::from(parent.1);
-            let more = match dice.below(4) {
+            // Stage 1 of the table holds these lengths.
+            let exact = if size == V6 { 64 } else { 24 };
+            let more = match dice.below(6) {
                 0 => 8.min(room),
+                2 | 3 if usize::from(parent.1) < exact => exact - usize::from(parent.1),
                 1 => room,
                 _ => dice.below(room + 1),
             };

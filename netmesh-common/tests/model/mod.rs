@@ -108,13 +108,16 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
         Does::Discard => return Err(Stop::Nobody(DropReason::Blackhole)),
         Does::AskKernel => return Err(Stop::Kernel(PuntReason::Action)),
     };
-    if registry::is_martian(version, read.destination) {
-        let asked_for = !route.is_default() && (route.of_object || route.of_operator);
-        let comes_in = ingress.is_outer_edge && !asked_for;
-        let goes_out = route.is_default() && tables.is_outer_edge(egress.ifindex);
-        if comes_in || goes_out {
-            return Err(Stop::Nobody(DropReason::Martian));
-        }
+    let is_one_to = |port| {
+        let said = tables.listed(port, version, read.destination);
+        said.unwrap_or_else(|| registry::is_martian(version, read.destination))
+    };
+    let asked_for = !route.is_default() && (route.of_object || route.of_operator);
+    let comes_in = ingress.is_outer_edge && !asked_for && is_one_to(ingress.device);
+    let goes_out =
+        route.is_default() && tables.is_outer_edge(egress.ifindex) && is_one_to(egress.ifindex);
+    if comes_in || goes_out {
+        return Err(Stop::Nobody(DropReason::Martian));
     }
 
     // RFC 8200 section 3, RFC 1812 section 5.3.1: a packet whose hop limit would become zero is
@@ -155,13 +158,17 @@ struct Ingress {
 
 /// RFC 2827 (BCP 38), and what `Port` promises of its flags.
 fn believe_source(read: &Read, ingress: &Ingress, tables: &Tables) -> Result<(), Stop> {
+    let is_martian = || {
+        let said = tables.listed(ingress.device, read.version, read.source);
+        said.unwrap_or_else(|| registry::is_martian(read.version, read.source))
+    };
     let spoofed = Err(Stop::Nobody(DropReason::SourceInvalid));
     let Some(from) = tables.longest_match(read.version, read.source) else {
         // Nobody lives there.
         if ingress.believes_only_behind {
             return spoofed;
         }
-        if ingress.is_outer_edge && registry::is_martian(read.version, read.source) {
+        if ingress.is_outer_edge && is_martian() {
             return Err(Stop::Nobody(DropReason::Martian));
         }
         return Ok(());
@@ -181,7 +188,7 @@ fn believe_source(read: &Read, ingress: &Ingress, tables: &Tables) -> Result<(),
             return spoofed;
         }
         let has_route_here = behind && !from.is_default();
-        if !has_route_here && registry::is_martian(read.version, read.source) {
+        if !has_route_here && is_martian() {
             return Err(Stop::Nobody(DropReason::Martian));
         }
     } else if !ingress.believes_only_behind && matches!(from.does, Does::IsThisNode) {

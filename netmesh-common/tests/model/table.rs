@@ -117,6 +117,26 @@ impl Tables<'_> {
         })
     }
 
+    /// What a port's own list says of an address: that of the longest prefix.
+    pub(super) fn listed(&self, port: u32, version: u8, address: u128) -> Option<bool> {
+        let bits: u32 = if version == 6 { 128 } else { 32 };
+        let mut best: Option<(u8, bool)> = None;
+        for ((of, (network, length)), said) in &self.0.martians {
+            if *of != port || network.len() * 8 != bits as usize {
+                continue;
+            }
+            let first = network
+                .iter()
+                .fold(0_u128, |number, byte| number * 256 + u128::from(*byte));
+            let size = 1_u128.checked_shl(bits - u32::from(*length));
+            let inside = size.is_none_or(|size| address >= first && address - first < size);
+            if inside && best.is_none_or(|(longest, _)| *length > longest) {
+                best = Some((*length, *said));
+            }
+        }
+        best.map(|(_, said)| said)
+    }
+
     /// A port that faces the outside.
     pub(super) fn is_outer_edge(&self, ifindex: u32) -> bool {
         let mut found = self.0.ports.iter().filter(|(index, _)| *index == ifindex);

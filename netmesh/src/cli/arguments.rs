@@ -298,6 +298,14 @@ pub enum Dataplane {
         /// Which sources are believed.
         #[arg(long, value_enum, default_value_t = SourcesArgument::Any)]
         sources: SourcesArgument,
+        /// With `--sources external`: a prefix that must not cross, besides the special-purpose
+        /// ones (RFC 6890); give it several times.
+        #[arg(long = "martian", value_name = "PREFIX")]
+        martians: Vec<IpNet>,
+        /// With `--sources external`: a special-purpose prefix that may cross; give it several
+        /// times. The longest match of both lists counts.
+        #[arg(long = "not-martian", value_name = "PREFIX")]
+        not_martians: Vec<IpNet>,
         /// Show what would be done and touch nothing.
         #[arg(long)]
         dry_run: bool,

@@ -1,5 +1,6 @@
 //! `netmesh dataplane`.
 
+use ipnet::IpNet;
 use netmesh_common::table::Origin;
 use serde::Serialize;
 
@@ -14,7 +15,7 @@ use crate::doctor::judge::Severity;
 use crate::kernel::{Kernel, netns};
 use crate::model::derive::NAMESPACE_PREFIX;
 use crate::plan::facts::NamespaceFacts;
-use crate::plan::state::{Hook, Namespace, Port, Sources};
+use crate::plan::state::{Hook, Martians, Namespace, Port, Sources};
 use crate::reconcile::identity;
 
 /// Name of an instance made by hand.
@@ -52,6 +53,9 @@ pub(super) struct PortReport {
     pub(super) hook: Hook,
     pub(super) link: &'static str,
     pub(super) sources: Sources,
+    /// Prefixes that are martians to it, or are none.
+    #[serde(skip_serializing_if = "Martians::is_empty")]
+    pub(super) martians: Martians,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) warning: Option<&'static str>,
 }
@@ -78,6 +82,7 @@ impl InstanceReport {
                 hook: row.port.hook,
                 link: row.link,
                 sources: row.port.sources,
+                martians: row.port.martians,
                 warning: row.warning,
             })
             .collect();
@@ -131,6 +136,12 @@ impl InstanceReport {
             self.unresolved,
             table(&header, rows, &[3, 4, 5, 6, 7])
         );
+        for port in &self.ports {
+            for (prefix, is_martian) in &port.martians {
+                let not = if *is_martian { "a" } else { "no" };
+                text.push_str(&format!("{}: {prefix} is {not} martian\n", port.name));
+            }
+        }
         for port in self
             .ports
             .iter()
@@ -149,18 +160,57 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
             ports,
             hook,
             sources,
+            martians,
+            not_martians,
             dry_run,
-        }) => attach(ports, *hook, *sources, *dry_run, out).await,
+        }) => {
+            let martians = list(*sources, martians, not_martians)?;
+            attach(ports, *hook, *sources, martians, *dry_run, out).await
+        }
         Some(Dataplane::Detach { ports, dry_run }) => detach(ports, *dry_run, out).await,
         Some(Dataplane::Upgrade { all, dry_run }) => upgrade(*all, *dry_run, out),
         Some(Dataplane::Status) | None => status(out).await,
     }
 }
 
+/// What the two options say together.
+fn list(
+    sources: SourcesArgument,
+    martians: &[IpNet],
+    not_martians: &[IpNet],
+) -> Result<Martians, Failure> {
+    let rejected = |text: String| Err(Failure::rejected(anyhow::anyhow!(text)));
+    let mut all = Martians::new();
+    for (option, prefixes, is_martian) in [
+        ("--martian", martians, true),
+        ("--not-martian", not_martians, false),
+    ] {
+        for prefix in prefixes {
+            if sources != SourcesArgument::External {
+                return rejected(format!(
+                    "{option} {prefix}: martians are stopped where a port faces the outside; add \
+                     --sources external"
+                ));
+            }
+            if *prefix != prefix.trunc() {
+                return rejected(format!(
+                    "{option} {prefix}: bits are set behind its length; write {}",
+                    prefix.trunc()
+                ));
+            }
+            if all.insert(*prefix, is_martian) == Some(!is_martian) {
+                return rejected(format!("{prefix} is given as a martian and as none"));
+            }
+        }
+    }
+    Ok(all)
+}
+
 async fn attach(
     ports: &[String],
     hook: Option<HookArgument>,
     sources: SourcesArgument,
+    martians: Martians,
     dry_run: bool,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
@@ -187,7 +237,12 @@ async fn attach(
             None if device.mac.is_none() => Hook::Tc,
             None => Hook::Xdp,
         };
-        wanted.push((name, Port { hook, sources }));
+        let martians = martians.clone();
+        let port = Port {
+            martians,
+            ..Port::new(hook, sources)
+        };
+        wanted.push((name, port));
     }
     if dry_run {
         for (name, port) in &wanted {
@@ -202,7 +257,7 @@ async fn attach(
     };
     instance.set_connected(&facts)?;
     for (name, port) in wanted {
-        if let Err(error) = instance.attach(name, port, &facts) {
+        if let Err(error) = instance.attach(name, &port, &facts) {
             if !new {
                 return Err(Failure::failed(
                     error,

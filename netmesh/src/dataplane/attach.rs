@@ -88,6 +88,7 @@ impl View {
     /// When pins or tables cannot be read.
     pub fn ports(&self, facts: &NamespaceFacts) -> Result<Vec<PortRow>, Error> {
         let mut rows = Vec::new();
+        let martians = self.martians()?;
         for (kind, ifindex) in self.links()? {
             let entry = found(self.maps.ports.get(&ifindex, 0), "PORTS")?;
             let alive = entry.is_some() && self.is_attached(kind, ifindex)?;
@@ -108,6 +109,7 @@ impl View {
                 port: Port {
                     hook: kind.hook(),
                     sources: sources(&entry),
+                    martians: martians.get(&ifindex).cloned().unwrap_or_default(),
                 },
                 link: kind.word(),
                 slot: entry.slot,
@@ -163,7 +165,7 @@ impl Instance {
     ///
     /// # Errors
     /// When the device is missing or refuses the hook.
-    pub fn attach(&mut self, name: &str, port: Port, facts: &NamespaceFacts) -> Result<(), Error> {
+    pub fn attach(&mut self, name: &str, port: &Port, facts: &NamespaceFacts) -> Result<(), Error> {
         self.inside()?;
         let device = device(facts, name)?;
         if device.mac.is_none() && port.hook != Hook::Tc {

@@ -10,8 +10,8 @@ use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
-    FibEntry, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
+    PrefixCounters, PrefixKey, RibEntry, RibKey,
 };
 use netmesh_common::trace::{RING, TraceFilter};
 
@@ -30,6 +30,8 @@ pub(super) struct Maps {
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) tx: DevMapHash<MapData>,
     pub(super) vlans: DevMapHash<MapData>,
+    /// What ports say themselves of prefixes: 1 a martian, 0 none.
+    pub(super) martians: LpmTrie<MapData, [u32; 6], u32>,
     pub(super) prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
@@ -183,6 +185,14 @@ const VLANS: Shape = shape(
     Some(MAX_PORTS),
     BPF_F_RDONLY_PROG,
 );
+const MARTIANS: Shape = shape(
+    "MARTIANS",
+    MapType::LpmTrie,
+    28,
+    4,
+    Some(MAX_MARTIANS),
+    BPF_F_NO_PREALLOC,
+);
 const PREFIX_CNT: Shape = shape(
     "PREFIX_CNT",
     MapType::PerCpuArray,
@@ -227,7 +237,7 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 21] = [
+pub(super) const NAMES: [&str; 22] = [
     FIB6.name,
     FIB4.name,
     TABLES.name,
@@ -243,6 +253,7 @@ pub(super) const NAMES: [&str; 21] = [
     PORTS.name,
     TX.name,
     VLANS.name,
+    MARTIANS.name,
     PREFIX_CNT.name,
     PORT_CNT.name,
     RIB.name,
@@ -278,6 +289,7 @@ impl Maps {
             ports: typed(folder, &PORTS)?,
             tx: typed(folder, &TX)?,
             vlans: typed(folder, &VLANS)?,
+            martians: typed(folder, &MARTIANS)?,
             prefix_counters: typed(folder, &PREFIX_CNT)?,
             port_counters: typed(folder, &PORT_CNT)?,
             rib: typed(folder, &RIB)?,

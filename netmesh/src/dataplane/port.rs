@@ -11,7 +11,7 @@ use super::instance::View;
 use super::maps::{found, gone};
 use super::{Error, Instance};
 use crate::plan::facts::{Device, NamespaceFacts};
-use crate::plan::state::{Hook, Port, Sources};
+use crate::plan::state::{Hook, Martians, Port, Sources};
 
 impl View {
     /// Every entry of the port table, by interface index.
@@ -30,7 +30,7 @@ impl Instance {
     pub(super) fn put_port(
         &mut self,
         device: &Device,
-        port: Port,
+        port: &Port,
         facts: &NamespaceFacts,
     ) -> Result<(), Error> {
         let slot = match found(self.maps.ports.get(&device.ifindex, 0), "PORTS")? {
@@ -63,9 +63,11 @@ impl Instance {
         } else {
             0
         };
+        // Before the entry, which says whether to look.
+        let listed = self.set_martians(device.ifindex, &port.martians)?;
         let entry = PortEntry {
             slot,
-            flags: layer3 | sources | xdp | several,
+            flags: layer3 | sources | xdp | several | listed,
             mac: device.mac.unwrap_or_default(),
             vlan: below.map_or(0, |vlan| vlan.vid),
         };
@@ -93,7 +95,8 @@ impl Instance {
             gone(maps.vlans.remove(key), "VLANS", "remove a port")?;
         }
         gone(maps.tx.remove(ifindex), "TX", "remove a port")?;
-        gone(maps.ports.remove(&ifindex), "PORTS", "remove a port")
+        gone(maps.ports.remove(&ifindex), "PORTS", "remove a port")?;
+        self.set_martians(ifindex, &Martians::new()).map(drop)
     }
 
     /// Removes what is known of devices to which nothing is attached: a writer was killed.

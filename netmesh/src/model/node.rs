@@ -1,5 +1,6 @@
 //! A node's own configuration.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,11 +15,13 @@ use super::tree;
 /// Fields of the file.
 pub(super) const NODE_FIELDS: [&str; 4] = ["node", "wireguard", "router", "segment"];
 /// Fields of `[router]`.
-pub(super) const ROUTER_FIELDS: [&str; 5] = [
+pub(super) const ROUTER_FIELDS: [&str; 7] = [
     "allocations",
     "uplink",
     "uplink_addresses",
     "gateway",
+    "martians",
+    "not_martians",
     "segment",
 ];
 /// Fields of `[segment]`.
@@ -66,6 +69,9 @@ pub struct Router {
     pub uplink_addresses: Vec<IpNet>,
     /// The provider's address.
     pub gateway: Option<IpAddr>,
+    /// Prefixes that are martians on the uplink (`true`), or are none (`false`), whatever the
+    /// registries (RFC 6890) say.
+    pub martians: BTreeMap<IpNet, bool>,
     /// Interface to the segment.
     pub segment: String,
     /// Where it stands.
@@ -175,6 +181,7 @@ fn read_router(reader: &mut Reader<'_>) -> Option<Router> {
     );
     let gateway: Option<IpAddr> =
         reader.optional("gateway", "write the provider's address: \"fe80::1\"");
+    let martians = read_martians(reader);
     let (uplink, segment) = (uplink?, segment?);
     if uplink == segment {
         let cause = "is the uplink too".to_owned();
@@ -190,9 +197,31 @@ fn read_router(reader: &mut Reader<'_>) -> Option<Router> {
         uplink,
         uplink_addresses,
         gateway,
+        martians,
         segment,
         places: reader.places.clone(),
     })
+}
+
+/// Both lists as one.
+fn read_martians(reader: &mut Reader<'_>) -> BTreeMap<IpNet, bool> {
+    let mut all = BTreeMap::new();
+    for (field, is_martian) in [("martians", true), ("not_martians", false)] {
+        let prefixes: Vec<IpNet> =
+            reader.texts(field, "write prefixes: [\"100.64.0.0/10\", \"fd00::/8\"]");
+        for prefix in prefixes {
+            if prefix != prefix.trunc() {
+                let cause = format!("{prefix} has bits set behind its length");
+                let remedy = format!("write {}", prefix.trunc());
+                reader.fault(field, "NM0005", cause, remedy);
+            } else if all.insert(prefix, is_martian) == Some(!is_martian) {
+                let cause = format!("{prefix} stands in `martians` too");
+                let remedy = "take one out".to_owned();
+                reader.fault(field, "NM0008", cause, remedy);
+            }
+        }
+    }
+    all
 }
 
 fn read_segment(reader: &mut Reader<'_>) -> Option<SegmentPort> {

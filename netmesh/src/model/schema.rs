@@ -102,6 +102,10 @@ documents! {
         uplink_addresses: Option<Vec<String>>,
         /// The provider's address.
         gateway: Option<String>,
+        /// Prefixes that must not cross the uplink, besides the special-purpose ones (RFC 6890).
+        martians: Option<Vec<String>>,
+        /// Special-purpose prefixes that may cross the uplink.
+        not_martians: Option<Vec<String>>,
         /// Interface to the segment.
         segment: String,
     }

@@ -295,20 +295,8 @@ fn exit_port(
     nr.instance = Some(Instance {
         name: derived.netns.clone(),
         ports: BTreeMap::from([
-            (
-                port,
-                Port {
-                    hook: Hook::Tc,
-                    sources: Sources::Behind,
-                },
-            ),
-            (
-                derived.wireguard,
-                Port {
-                    hook: Hook::Tc,
-                    sources: Sources::Behind,
-                },
-            ),
+            (port, Port::new(Hook::Tc, Sources::Behind)),
+            (derived.wireguard, Port::new(Hook::Tc, Sources::Behind)),
         ]),
         fib,
     });
@@ -389,16 +377,13 @@ fn route_upstream(state: &mut State, networks: &[Network], router: &Router) {
             (
                 router.uplink.clone(),
                 Port {
-                    hook: Hook::Xdp,
-                    sources: Sources::External,
+                    martians: router.martians.clone(),
+                    ..Port::new(Hook::Xdp, Sources::External)
                 },
             ),
             (
                 router.segment.clone(),
-                Port {
-                    hook: Hook::Xdp,
-                    sources: Sources::Behind,
-                },
+                Port::new(Hook::Xdp, Sources::Behind),
             ),
         ]),
         fib,

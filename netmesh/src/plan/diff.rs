@@ -466,7 +466,7 @@ fn put_dataplane(pair: &Pair<'_>, steps: &mut Vec<Step>) {
                 namespace: pair.namespace(),
                 instance: want.name.clone(),
                 name: name.clone(),
-                port: *port,
+                port: port.clone(),
             });
         }
     }

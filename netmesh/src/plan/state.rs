@@ -211,12 +211,31 @@ pub struct Instance {
 }
 
 /// How a port is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Port {
     /// Where the program sits.
     pub hook: Hook,
     /// Which sources are believed.
     pub sources: Sources,
+    /// What it says itself of prefixes that could be martians.
+    #[serde(skip_serializing_if = "Martians::is_empty")]
+    pub martians: Martians,
+}
+
+/// Prefixes that are martians to a port that faces the outside (`true`), or are none (`false`). The
+/// longest match counts, and comes before the registries (RFC 6890).
+pub type Martians = BTreeMap<IpNet, bool>;
+
+impl Port {
+    /// A port that leaves martians to the registries.
+    #[must_use]
+    pub const fn new(hook: Hook, sources: Sources) -> Self {
+        Self {
+            hook,
+            sources,
+            martians: Martians::new(),
+        }
+    }
 }
 
 /// Where a program sits.

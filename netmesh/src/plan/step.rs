@@ -368,7 +368,12 @@ impl fmt::Display for Port {
             Sources::Behind => "behind",
             Sources::External => "external",
         };
-        write!(f, "{hook} sources {sources}")
+        write!(f, "{hook} sources {sources}")?;
+        for (prefix, is_martian) in &self.martians {
+            let not = if *is_martian { "" } else { "not-" };
+            write!(f, " {not}martian {prefix}")?;
+        }
+        Ok(())
     }
 }
 

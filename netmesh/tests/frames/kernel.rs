@@ -10,9 +10,10 @@ use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cases::lab;
-use crate::cases::reference::{Hook, Router};
+use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Input, Outcome};
 use crate::ledger::{COUNTERS, Ledger};
+use crate::stage_one::StageOne;
 use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -65,9 +66,11 @@ pub(crate) struct Kernel {
     fib4: Prefixes<4>,
     next_hops: Array<MapData, NextHop>,
     ports: HashMap<MapData, u32, Port>,
+    martians: LpmTrie<MapData, [u32; 6], u32>,
     port_counters: PerCpuArray<MapData, PortCounters>,
     prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     filled: Router,
+    stage: StageOne,
     out: Vec<u8>,
 }
 
@@ -100,11 +103,14 @@ impl Kernel {
                 tx.insert(port, device, None, 0).unwrap();
             }
         }
+        let stage = StageOne::make(&mut object);
         Self {
+            stage,
             fib6: map(&mut object, "FIB6"),
             fib4: map(&mut object, "FIB4"),
             next_hops: map(&mut object, "NEXT_HOPS"),
             ports: map(&mut object, "PORTS"),
+            martians: map(&mut object, "MARTIANS"),
             port_counters: map(&mut object, "PORT_CNT"),
             prefix_counters: map(&mut object, "PREFIX_CNT"),
             object,
@@ -113,8 +119,8 @@ impl Kernel {
         }
     }
 
-    /// Fills the tables with a router's, and nothing else.
-    pub(crate) fn fill(&mut self, router: Router) {
+    /// Fills the tables with a router's, and nothing else; stage 1 where it is wanted.
+    pub(crate) fn fill(&mut self, router: Router, stage_one: bool) {
         for ((network, length), _) in &self.filled.fib {
             match network.len() {
                 16 => self.fib6.remove(&key(network, *length)).unwrap(),
@@ -126,6 +132,9 @@ impl Kernel {
         }
         for (ifindex, _) in &self.filled.ports {
             self.ports.remove(ifindex).unwrap();
+        }
+        for ((port, prefix), _) in &self.filled.martians {
+            self.martians.remove(&martian(*port, prefix)).unwrap();
         }
         for ((network, length), entry) in &router.fib {
             match network.len() {
@@ -139,6 +148,12 @@ impl Kernel {
         for (ifindex, port) in &router.ports {
             self.ports.insert(ifindex, port, 0).unwrap();
         }
+        for ((port, prefix), said) in &router.martians {
+            self.martians
+                .insert(&martian(*port, prefix), u32::from(*said), 0)
+                .unwrap();
+        }
+        self.stage.fill(if stage_one { &router.fib } else { &[] });
         self.filled = router;
     }
 
@@ -219,7 +234,16 @@ impl Kernel {
             }
             all
         };
-        (0..COUNTERS).map(sum).collect()
+        let mut prefixes: Vec<PrefixCounters> = (0..COUNTERS).map(sum).collect();
+        self.stage.counted(|counter, held| {
+            if let Some(all) = prefixes.get_mut(counter as usize) {
+                all.to_packets += held.to_packets;
+                all.to_bytes += held.to_bytes;
+                all.from_packets += held.from_packets;
+                all.from_bytes += held.from_bytes;
+            }
+        });
+        prefixes
     }
 }
 
@@ -238,4 +262,9 @@ fn map<T: TryFrom<Map>>(object: &mut Ebpf, name: &str) -> T {
 
 fn key<const N: usize>(network: &[u8], length: u8) -> Key<[u8; N]> {
     Key::new(u32::from(length), network.try_into().unwrap())
+}
+
+fn martian(port: u32, prefix: &Prefix) -> Key<[u32; 6]> {
+    let (length, data) = said_of(port, prefix);
+    Key::new(length, data)
 }

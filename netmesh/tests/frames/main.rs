@@ -17,6 +17,8 @@ mod grammar;
 mod kernel;
 mod ledger;
 mod replay;
+#[path = "../stage_one/mod.rs"]
+mod stage_one;
 
 use std::collections::BTreeMap;
 use std::env;

@@ -1,19 +1,17 @@
 //! The programs, loaded, and their tables.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp,
 };
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, Pod};
 use netmesh::dataplane::make_tables;
 use netmesh::dataplane::pin::ensure_bpffs;
 use netmesh_common::group::Group;
-use netmesh_common::lines::{Bucket, Direction, tally};
 use netmesh_common::table::{
     FibEntry, NextHop, Port, PortCounters, PrefixCounters, REASONS, vlan_key,
 };
@@ -21,8 +19,9 @@ use netmesh_common::verdict::{DropReason, PuntReason};
 use nix::unistd::gettid;
 
 use super::{COUNTERS, OBJECT};
-use crate::cases::reference::{Hook, Router};
+use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Count, Input, Outcome, lab};
+use crate::stage_one::StageOne;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -49,9 +48,7 @@ pub(super) struct Kernel {
     /// The port that the last packet was counted on.
     pub(super) slot: Option<u32>,
     /// The table of stage 1, where there is one.
-    pub(super) lines: Option<Array<MapData, Bucket>>,
-    /// Which counter stands for a slot's.
-    pub(super) slots: BTreeMap<u32, u32>,
+    pub(super) stage: Option<StageOne>,
 }
 
 impl Kernel {
@@ -70,8 +67,7 @@ impl Kernel {
         let mut kernel = Self {
             object: loaded.unwrap(),
             slot: None,
-            lines: None,
-            slots: BTreeMap::new(),
+            stage: None,
         };
         kernel.xdp().load().unwrap();
         kernel.tc().load().unwrap();
@@ -91,6 +87,38 @@ impl Kernel {
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {
         self.object.program_mut(name).unwrap().try_into().unwrap()
+    }
+
+    /// Puts what stage 1 can hold into stage 1 as well.
+    pub(super) fn fill_stage_one(&mut self, router: &Router) {
+        let object = &mut self.object;
+        let stage = self.stage.get_or_insert_with(|| StageOne::make(object));
+        stage.fill(&router.fib);
+    }
+
+    /// Makes a router's tables all there are, stage 1 empty.
+    pub(super) fn refill(&mut self, router: &Router) {
+        if let Some(stage) = &mut self.stage {
+            stage.fill(&[]);
+        }
+        self.empty_trie::<[u8; 16], FibEntry>("FIB6");
+        self.empty_trie::<[u8; 4], FibEntry>("FIB4");
+        self.empty_trie::<[u32; 6], u32>("MARTIANS");
+        let mut ports: HashMap<_, u32, Port> =
+            self.object.map_mut("PORTS").unwrap().try_into().unwrap();
+        let stale: Vec<u32> = ports.keys().map(Result::unwrap).collect();
+        for ifindex in stale {
+            ports.remove(&ifindex).unwrap();
+        }
+        self.fill(router);
+    }
+
+    fn empty_trie<K: Pod, V: Pod>(&mut self, name: &str) {
+        let mut trie: LpmTrie<_, K, V> = self.object.map_mut(name).unwrap().try_into().unwrap();
+        let stale: Vec<Key<K>> = trie.keys().map(Result::unwrap).collect();
+        for key in stale {
+            trie.remove(&key).unwrap();
+        }
     }
 
     pub(super) fn fill(&mut self, router: &Router) {
@@ -128,6 +156,13 @@ impl Kernel {
             self.object.map_mut("PORTS").unwrap().try_into().unwrap();
         for (ifindex, port) in &router.ports {
             ports.insert(ifindex, port, 0).unwrap();
+        }
+        let mut martians: LpmTrie<_, [u32; 6], u32> =
+            self.object.map_mut("MARTIANS").unwrap().try_into().unwrap();
+        for ((port, prefix), said) in &router.martians {
+            martians
+                .insert(&martian(*port, prefix), u32::from(*said), 0)
+                .unwrap();
         }
         let mut tx: DevMapHash<_> = self.object.map_mut("TX").unwrap().try_into().unwrap();
         for (port, device) in lab::TX {
@@ -252,19 +287,15 @@ impl Kernel {
                 all
             })
             .collect();
-        for (slot, counter) in &self.slots {
-            let lines = self.lines.as_ref().unwrap();
-            let Some(sum) = prefixes.get_mut(*counter as usize) else {
-                continue;
-            };
-            let words = lines.get(&(1 + slot / 8), 0).unwrap().0;
-            let held =
-                |direction| tally::unpacked(words[tally::word(direction, *slot as usize % 8)]);
-            let (to, from) = (held(Direction::To), held(Direction::From));
-            sum.to_packets += to.packets;
-            sum.to_bytes += to.bytes;
-            sum.from_packets += from.packets;
-            sum.from_bytes += from.bytes;
+        if let Some(stage) = &self.stage {
+            stage.counted(|counter, held| {
+                if let Some(sum) = prefixes.get_mut(counter as usize) {
+                    sum.to_packets += held.to_packets;
+                    sum.to_bytes += held.to_bytes;
+                    sum.from_packets += held.from_packets;
+                    sum.from_bytes += held.from_bytes;
+                }
+            });
         }
         (ports, prefixes)
     }
@@ -309,4 +340,9 @@ fn difference(counter: u32, now: &PrefixCounters, before: &PrefixCounters) -> (C
             now.from_bytes - before.from_bytes,
         ),
     )
+}
+
+fn martian(port: u32, prefix: &Prefix) -> Key<[u32; 6]> {
+    let (length, data) = said_of(port, prefix);
+    Key::new(length, data)
 }

@@ -98,7 +98,7 @@ impl Way {
     fn new(dice: &mut Dice, routes: &[Route], port: usize) -> Self {
         let plain = dice.chance(3, 5);
         let leads = |route: &Route| match route.target {
-            Target::Neighbour(port, _) => Some(port),
+            Target::Neighbour(port, _) | Target::Members(port, _) => Some(port),
             Target::Tunnel => Some(PORTS),
             _ => None,
         };

@@ -5,12 +5,13 @@
 //! | the identification of IPv4 packets, and of fragments of IPv6 packets, that the router itself makes | a secret of each namespace, or chance (`ip_select_ident`, `ipv6_select_ident`) |
 //! | bytes behind the IP packet in frames of up to 60 bytes | link-layer padding: XDP may not send less than Ethernet's least, the kernel leaves padding to the device |
 //! | group membership reports | sent when the kernel likes, not because of a packet |
+//! | which member of a route with several next hops | a flow's hash is each router's own; that it is a member, and all else, is compared |
 //! | ICMPv6 redirects | limited to one a second and destination, by a clock; the packets that cause them are compared |
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::frames::seal_v4;
-use super::twins::{Out, PORTS, own};
+use super::twins::{MEMBERS, NEIGHBOURS, Out, PORTS, neighbour, own};
 
 /// The shortest Ethernet frame, without its check sequence.
 const SHORTEST: usize = 60;
@@ -32,6 +33,9 @@ pub fn normal(out: &Out) -> Out {
             {
                 frame.truncate(offset + length);
             }
+            if *port < PORTS {
+                forget_member(*port, &mut frame);
+            }
             if is_own_v4(&frame[offset..]) {
                 frame[offset + 4..offset + 6].fill(0);
                 seal_v4(&mut frame[offset..]);
@@ -44,6 +48,18 @@ pub fn normal(out: &Out) -> Out {
         .collect();
     all.sort();
     all
+}
+
+/// Every member of a port becomes its first one.
+fn forget_member(port: usize, frame: &mut [u8]) {
+    let is_member = |mac: &[u8]| {
+        (NEIGHBOURS..NEIGHBOURS + MEMBERS).any(|number| neighbour(port, number).2 == *mac)
+    };
+    if let Some(mac) = frame.get_mut(..6)
+        && is_member(mac)
+    {
+        mac.copy_from_slice(&neighbour(port, NEIGHBOURS).2);
+    }
 }
 
 /// The length of the IP packet in a frame.

@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use netmesh::plan::state::FibRoute;
+use netmesh::plan::state::{FibRoute, Path};
 use serde::{Deserialize, Serialize};
 
 use super::dice::Dice;
-use super::twins::{NEIGHBOURS, PORTS, TUN, neighbour};
+use super::twins::{MEMBERS, NEIGHBOURS, PORTS, TUN, neighbour};
 
 /// Where a route leads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ use super::twins::{NEIGHBOURS, PORTS, TUN, neighbour};
 pub enum Target {
     /// A neighbour on an Ethernet port: port, neighbour.
     Neighbour(usize, usize),
+    /// Some of the members on an Ethernet port, each with its weight: port, members and weights.
+    Members(usize, Vec<(usize, u16)>),
     /// The device without link-layer headers.
     Tunnel,
     /// The kernel answers.
@@ -45,6 +47,14 @@ impl Route {
                 let gateway = self.gateway(*port, *number);
                 format!("{prefix} via {gateway} dev p{port}")
             }
+            Target::Members(port, members) => {
+                let mut text = prefix.to_string();
+                for (number, weight) in members {
+                    let gateway = self.gateway(*port, NEIGHBOURS + number);
+                    let _ = write!(text, " nexthop via {gateway} dev p{port} weight {weight}");
+                }
+                text
+            }
             Target::Tunnel => format!("{prefix} dev {TUN}"),
             Target::Unreachable => format!("unreachable {prefix}"),
             Target::Prohibit => format!("prohibit {prefix}"),
@@ -60,6 +70,16 @@ impl Route {
                 gateway: Some(self.gateway(*port, *number)),
                 link: format!("p{port}"),
             },
+            Target::Members(port, members) => FibRoute::through(
+                members
+                    .iter()
+                    .map(|(number, weight)| Path {
+                        gateway: Some(self.gateway(*port, NEIGHBOURS + number)),
+                        link: format!("p{port}"),
+                        weight: *weight,
+                    })
+                    .collect(),
+            ),
             Target::Tunnel => FibRoute::Via {
                 gateway: None,
                 link: TUN.to_owned(),
@@ -108,7 +128,8 @@ pub fn random(dice: &mut Dice, size: usize) -> Vec<Route> {
             continue;
         }
         let target = match dice.below(20) {
-            0..=12 => Target::Neighbour(dice.below(PORTS), dice.below(NEIGHBOURS)),
+            0..=9 => Target::Neighbour(dice.below(PORTS), dice.below(NEIGHBOURS)),
+            10..=12 => members(dice),
             13..=15 => Target::Tunnel,
             16 | 17 => Target::Unreachable,
             18 => Target::Prohibit,
@@ -117,6 +138,15 @@ pub fn random(dice: &mut Dice, size: usize) -> Vec<Route> {
         routes.push(Route { prefix, target });
     }
     routes
+}
+
+/// Two members of a port, or all of them.
+fn members(dice: &mut Dice) -> Target {
+    let left_out = dice.below(MEMBERS + 1);
+    let members = (0..MEMBERS).filter(|number| *number != left_out);
+    let weights = members.map(|number| (number, 1 + dice.below(3) as u16));
+    let weights = weights.collect();
+    Target::Members(dice.below(PORTS), weights)
 }
 
 /// Half of the prefixes lie in, or around, one that is there.

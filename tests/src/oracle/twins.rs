@@ -27,6 +27,8 @@ use crate::{Lab, run as checked};
 pub const PORTS: usize = 3;
 /// Neighbours on each of them.
 pub const NEIGHBOURS: usize = 3;
+/// More of them on each port, to which only routes with several next hops lead.
+pub const MEMBERS: usize = 3;
 /// The device without link-layer headers; its number as a port is [`PORTS`].
 pub const TUN: &str = "t0";
 /// MTU of each port, the tun last.
@@ -48,7 +50,7 @@ pub fn own_mac(port: usize) -> [u8; 6] {
     [2, 0, 0x5e, 0, 0, port as u8]
 }
 
-/// A neighbour on a port; the last one is known by its link-local address.
+/// A neighbour on a port; the last one that is no member is known by its link-local address.
 #[must_use]
 pub fn neighbour(port: usize, number: usize) -> (Ipv6Addr, Ipv4Addr, [u8; 6]) {
     let last = 10 + number as u16;
@@ -489,7 +491,7 @@ fn ethernet(lab: &Lab, router: &str, port: usize) {
     lab.ip(router, &format!("addr add fe80::1/64 dev {near} nodad"));
     lab.ip(router, &format!("addr add {v6}/64 dev {near} nodad"));
     lab.ip(router, &format!("addr add {v4}/24 dev {near}"));
-    for number in 0..NEIGHBOURS {
+    for number in 0..NEIGHBOURS + MEMBERS {
         let (v6, v4, address) = neighbour(port, number);
         for ip in [v6.to_string(), v4.to_string()] {
             let words = format!("neigh add {ip} lladdr {} dev {near}", mac(address));

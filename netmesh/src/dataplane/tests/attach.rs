@@ -7,14 +7,8 @@ use super::lab::{Machine, alone, eventually, facts, here, ip, tc, tc_link, veth}
 use crate::dataplane::{Error, Instance, View, pin, sys};
 use crate::plan::state::{Hook, Port, Sources};
 
-const XDP: Port = Port {
-    hook: Hook::Xdp,
-    sources: Sources::Any,
-};
-const TC: Port = Port {
-    hook: Hook::Tc,
-    sources: Sources::Behind,
-};
+const XDP: Port = Port::new(Hook::Xdp, Sources::Any);
+const TC: Port = Port::new(Hook::Tc, Sources::Behind);
 
 /// `name link sources` of every port whose device is there.
 fn words(view: &View) -> Vec<String> {
@@ -34,7 +28,7 @@ fn a_port_outlives_its_writer_and_is_adopted() {
     alone(|| {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         drop(instance);
         assert!(ip("link show p0").contains("prog/xdp id"));
 
@@ -42,7 +36,7 @@ fn a_port_outlives_its_writer_and_is_adopted() {
         let pin = format!("xdp-{}", facts().devices["p0"].ifindex);
         let program = program_on(&instance, &pin);
         let pinned = fs::metadata(instance.path().join("links").join(&pin)).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         let again = fs::metadata(instance.path().join("links").join(&pin)).unwrap();
         assert_eq!(pinned.modified().unwrap(), again.modified().unwrap());
         assert_eq!(program, program_on(&instance, &pin));
@@ -67,8 +61,8 @@ fn hooks_and_sources_change() {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
         let mut put = |hook, sources| {
-            let port = Port { hook, sources };
-            instance.attach("p0", port, &facts()).unwrap();
+            let port = Port::new(hook, sources);
+            instance.attach("p0", &port, &facts()).unwrap();
             let targets = instance.maps.tx.keys().count();
             (words(&instance).join(" "), targets, ip("-d link show p0"))
         };
@@ -92,7 +86,7 @@ fn a_device_made_again_is_another_port() {
     alone(|| {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         let index = facts().devices["p0"].ifindex;
         ip("link del p0");
         assert!(words(&instance).is_empty());
@@ -108,7 +102,7 @@ fn a_device_made_again_is_another_port() {
         assert_eq!(facts().devices["p0"].mac, Some(mac));
         assert!(words(&instance).is_empty());
 
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         assert_eq!(words(&instance), ["p0 xdp Any"]);
         assert!(ip("link show p0").contains("prog/xdp id"));
         assert_eq!(instance.port_entries().unwrap().len(), 1);
@@ -117,7 +111,7 @@ fn a_device_made_again_is_another_port() {
         let link = instance.path().join("links").join(format!("xdp-{index}"));
         sys::detach(sys::open(&link).unwrap().as_fd()).unwrap();
         assert!(words(&instance).is_empty());
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         assert_eq!(words(&instance), ["p0 xdp Any"]);
     });
 }
@@ -129,9 +123,9 @@ fn what_a_killed_writer_left_of_a_port_goes() {
         veth("p2", "p3");
         let mut instance = Instance::create("one", here()).unwrap();
         let device = facts().devices["p2"].clone();
-        instance.put_port(&device, XDP, &facts()).unwrap();
+        instance.put_port(&device, &XDP, &facts()).unwrap();
         assert!(words(&instance).is_empty());
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         let known = instance.port_entries().unwrap();
         assert_eq!(known.len(), 1);
         assert_eq!(known[0].0, facts().devices["p0"].ifindex);
@@ -144,15 +138,15 @@ fn what_cannot_be_attached_says_why() {
         let mut instance = Instance::create("one", here()).unwrap();
         ip("tuntap add dev t0 mode tun");
         assert!(matches!(
-            instance.attach("t0", XDP, &facts()),
+            instance.attach("t0", &XDP, &facts()),
             Err(Error::NoXdp { .. })
         ));
         assert!(matches!(
-            instance.attach("nothing", XDP, &facts()),
+            instance.attach("nothing", &XDP, &facts()),
             Err(Error::NoDevice { known, .. }) if known.contains('t')
         ));
         ip("link add name d0 type bridge");
-        let refused = instance.attach("d0", XDP, &facts()).unwrap_err();
+        let refused = instance.attach("d0", &XDP, &facts()).unwrap_err();
         assert!(refused.to_string().contains("xdp-generic"), "{refused}");
         assert!(instance.port_entries().unwrap().is_empty());
         assert_eq!(instance.maps.tx.keys().count(), 0);
@@ -166,12 +160,12 @@ fn every_pin_of_a_deleted_instance_lets_go() {
         veth("p0", "p1");
         veth("p2", "p3");
         let mut instance = Instance::create("one", here()).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
-        instance.attach("p2", TC, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
+        instance.attach("p2", &TC, &facts()).unwrap();
         instance.delete().unwrap();
         assert!(!ip("link show p0").contains("xdp"));
         let mut instance = Instance::create("two", here()).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
         assert_eq!(words(&instance), ["p0 xdp Any"]);
     });
 }
@@ -182,7 +176,7 @@ fn without_tcx_a_clsact_filter_does_it() {
         veth("p0", "p1");
         let mut instance = Instance::create("one", here()).unwrap();
         let device = facts().devices["p0"].clone();
-        instance.put_port(&device, TC, &facts()).unwrap();
+        instance.put_port(&device, &TC, &facts()).unwrap();
         instance.attach_clsact(&device, "p0").unwrap();
         drop(instance);
         let filters = tc("filter show dev p0 ingress");
@@ -190,7 +184,7 @@ fn without_tcx_a_clsact_filter_does_it() {
 
         let mut instance = Instance::open(here()).unwrap().unwrap();
         assert_eq!(words(&instance), ["p0 clsact Behind"]);
-        instance.attach("p0", TC, &facts()).unwrap();
+        instance.attach("p0", &TC, &facts()).unwrap();
         assert_eq!(words(&instance), ["p0 clsact Behind"], "adopted");
         instance.detach("p0", &facts()).unwrap();
         assert!(!tc("filter show dev p0 ingress").contains("netmesh_tc"));
@@ -226,10 +220,10 @@ fn an_upgrade_changes_the_programs_and_nothing_else() {
             veth(&format!("p{n}"), &format!("p{}", n + 1));
         }
         let mut instance = Instance::create("one", here()).unwrap();
-        instance.attach("p0", XDP, &facts()).unwrap();
-        instance.attach("p2", TC, &facts()).unwrap();
+        instance.attach("p0", &XDP, &facts()).unwrap();
+        instance.attach("p2", &TC, &facts()).unwrap();
         let device = facts().devices["p4"].clone();
-        instance.put_port(&device, TC, &facts()).unwrap();
+        instance.put_port(&device, &TC, &facts()).unwrap();
         instance.attach_clsact(&device, "p4").unwrap();
         let pass = facts().devices["p1"].ifindex;
         instance.attach_pass(pass).unwrap();

@@ -150,10 +150,7 @@ fn counters(view: &View, port: &str) -> PortCountersRow {
 }
 
 fn port(hook: Hook) -> Port {
-    Port {
-        hook,
-        sources: Sources::Behind,
-    }
+    Port::new(hook, Sources::Behind)
 }
 
 fn both_ways(hook: Hook) {
@@ -162,7 +159,7 @@ fn both_ways(hook: Hook) {
     Lab::route(&mut instance);
     for n in [0, 1] {
         let name = format!("port{n}");
-        instance.attach(&name, port(hook), &facts()).unwrap();
+        instance.attach(&name, &port(hook), &facts()).unwrap();
     }
     for machine in [&lab.left, &lab.right] {
         machine.run(|| {
@@ -216,7 +213,7 @@ fn what_no_device_takes_is_counted_as_lost() {
         Lab::route(&mut instance);
         for n in [0, 1] {
             let name = format!("port{n}");
-            instance.attach(&name, port(Hook::Xdp), &facts()).unwrap();
+            instance.attach(&name, &port(Hook::Xdp), &facts()).unwrap();
         }
         lab.left.run(|| send("2001:db8:0::1", "2001:db8:1::1"));
         let row = |name| counters(&instance, name);
@@ -256,7 +253,7 @@ fn sources_that_do_not_live_behind_a_port_are_dropped() {
         let mut instance = Instance::create("router", here()).unwrap();
         Lab::route(&mut instance);
         for name in ["port0", "port1"] {
-            instance.attach(name, port(Hook::Xdp), &facts()).unwrap();
+            instance.attach(name, &port(Hook::Xdp), &facts()).unwrap();
         }
         lab.left.ip("address add 2001:db8:1::66/128 dev lo nodad");
         lab.left.run(|| send("2001:db8:1::66", "2001:db8:1::1"));
@@ -272,7 +269,9 @@ fn sources_that_do_not_live_behind_a_port_are_dropped() {
         assert_eq!(counters(&instance, "port0").forwarded.packets, 0);
         // A port that comes back starts at zero.
         instance.detach("port0", &facts()).unwrap();
-        instance.attach("port0", port(Hook::Xdp), &facts()).unwrap();
+        instance
+            .attach("port0", &port(Hook::Xdp), &facts())
+            .unwrap();
         assert!(spoofed(&instance).is_empty());
     });
 }
@@ -284,7 +283,7 @@ fn a_killed_instance_goes_on_and_a_deleted_one_stops() {
         let mut instance = Instance::create("router", here()).unwrap();
         Lab::route(&mut instance);
         for name in ["port0", "port1"] {
-            instance.attach(name, port(Hook::Tc), &facts()).unwrap();
+            instance.attach(name, &port(Hook::Tc), &facts()).unwrap();
         }
         let (from, to) = ("2001:db8:0::1", "2001:db8:1::1");
         let socket = lab.right.run(|| listen(to));
@@ -316,7 +315,7 @@ fn packets_without_a_link_layer_header_are_routed_both_ways() {
                 .unwrap();
         }
         for name in ["port0", "tunnel"] {
-            instance.attach(name, port(Hook::Tc), &facts()).unwrap();
+            instance.attach(name, &port(Hook::Tc), &facts()).unwrap();
         }
 
         // Ethernet to tunnel: the header is gone, the hop limit one less.
@@ -355,7 +354,7 @@ fn an_upgrade_loses_no_packet() {
         let mut instance = Instance::create("router", here()).unwrap();
         Lab::route(&mut instance);
         for name in ["port0", "port1"] {
-            instance.attach(name, port(Hook::Xdp), &facts()).unwrap();
+            instance.attach(name, &port(Hook::Xdp), &facts()).unwrap();
         }
         lab.right.run(|| {
             instance

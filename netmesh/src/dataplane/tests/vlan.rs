@@ -26,10 +26,7 @@ fn with_vlans() -> NamespaceFacts {
 }
 
 const fn port(hook: Hook) -> Port {
-    Port {
-        hook,
-        sources: Sources::Any,
-    }
+    Port::new(hook, Sources::Any)
 }
 
 /// `name link` of every port whose device is there.
@@ -80,12 +77,12 @@ fn ports_of_one_trunk_share_its_program() {
         let mut instance = Instance::create("one", here()).unwrap();
         for name in ["trunk.7", "trunk.8"] {
             instance
-                .attach(name, port(Hook::Xdp), &with_vlans())
+                .attach(name, &port(Hook::Xdp), &with_vlans())
                 .unwrap();
         }
         // Again, and what is there stays.
         instance
-            .attach("trunk.7", port(Hook::Xdp), &with_vlans())
+            .attach("trunk.7", &port(Hook::Xdp), &with_vlans())
             .unwrap();
         assert_eq!(words(&instance), ["trunk.7 xdpvlan", "trunk.8 xdpvlan"]);
         assert!(program_on("trunk"), "on the device below");
@@ -105,7 +102,7 @@ fn ports_of_one_trunk_share_its_program() {
         );
 
         instance
-            .attach("trunk", port(Hook::Tc), &with_vlans())
+            .attach("trunk", &port(Hook::Tc), &with_vlans())
             .unwrap();
         instance.upgrade(here()).unwrap();
         drop(instance);
@@ -126,7 +123,7 @@ fn ports_of_one_trunk_share_its_program() {
 
         // By another hook it is the sub-interface's own, and the trunk's programs pass its frames.
         instance
-            .attach("trunk.8", port(Hook::Tc), &with_vlans())
+            .attach("trunk.8", &port(Hook::Tc), &with_vlans())
             .unwrap();
         assert!(!program_on("trunk"));
         assert_eq!(
@@ -135,7 +132,7 @@ fn ports_of_one_trunk_share_its_program() {
         );
         assert_eq!(tables(&instance), (vec![], vec![(key(8), eight)]));
         instance
-            .attach("trunk.8", port(Hook::XdpGeneric), &with_vlans())
+            .attach("trunk.8", &port(Hook::XdpGeneric), &with_vlans())
             .unwrap();
         assert!(!program_on("trunk"));
         assert_eq!(words(&instance), [tc.as_str(), "trunk.8 xdpgeneric"]);
@@ -159,14 +156,14 @@ fn a_sub_interface_that_goes_leaves_nothing() {
         let mut instance = Instance::create("one", here()).unwrap();
         for name in ["trunk.7", "trunk.8"] {
             instance
-                .attach(name, port(Hook::Xdp), &with_vlans())
+                .attach(name, &port(Hook::Xdp), &with_vlans())
                 .unwrap();
         }
         ip("link del trunk.7");
         assert_eq!(words(&instance), ["trunk.8 xdpvlan"]);
         assert_eq!(tables(&instance).1.len(), 1, "the kernel removes it");
         instance
-            .attach("trunk.8", port(Hook::Xdp), &with_vlans())
+            .attach("trunk.8", &port(Hook::Xdp), &with_vlans())
             .unwrap();
         assert!(program_on("trunk"));
         assert_eq!(instance.port_entries().unwrap().len(), 1);
@@ -193,29 +190,29 @@ fn the_trunk_itself_and_its_sub_interfaces_share_one_link() {
         veth("trunk.7", "end7");
         let mut instance = Instance::create("one", here()).unwrap();
         instance
-            .attach("trunk.7", port(Hook::Xdp), &plain(true))
+            .attach("trunk.7", &port(Hook::Xdp), &plain(true))
             .unwrap();
-        let refused = instance.attach("trunk", port(Hook::Xdp), &plain(true));
+        let refused = instance.attach("trunk", &port(Hook::Xdp), &plain(true));
         let refused = refused.unwrap_err();
         assert!(matches!(&refused, Error::TagsHidden { vlan, .. } if vlan == "trunk.7"));
         assert!(refused.to_string().contains("rxvlan off"), "{refused}");
         assert_eq!(words(&instance), ["trunk.7 xdpvlan"]);
 
         instance
-            .attach("trunk", port(Hook::Xdp), &plain(false))
+            .attach("trunk", &port(Hook::Xdp), &plain(false))
             .unwrap();
         assert_eq!(words(&instance), ["trunk xdp", "trunk.7 xdpvlan"]);
         instance.detach("trunk.7", &plain(false)).unwrap();
         assert!(program_on("trunk"));
         // The other way round, by any hook: its frames might never reach it.
         for hook in [Hook::Xdp, Hook::XdpGeneric, Hook::Tc] {
-            let refused = instance.attach("trunk.7", port(hook), &plain(true));
+            let refused = instance.attach("trunk.7", &port(hook), &plain(true));
             assert!(matches!(refused, Err(Error::TagsHidden { name, .. }) if name == "trunk"));
         }
         let rows = instance.ports(&plain(true)).unwrap();
         assert!(rows[0].warning.unwrap().contains("VLAN"));
         instance
-            .attach("trunk.7", port(Hook::Xdp), &plain(false))
+            .attach("trunk.7", &port(Hook::Xdp), &plain(false))
             .unwrap();
         instance.detach("trunk", &plain(false)).unwrap();
         assert!(program_on("trunk"), "the sub-interface needs it");
@@ -238,12 +235,12 @@ fn what_xdp_cannot_stand_in_for_is_refused() {
         stacked.devices.get_mut("trunk").unwrap().kind = "vlan".into();
         for facts in [&facts, &stacked] {
             for hook in [Hook::Xdp, Hook::XdpGeneric] {
-                let refused = instance.attach("trunk.7", port(hook), facts).unwrap_err();
+                let refused = instance.attach("trunk.7", &port(hook), facts).unwrap_err();
                 assert!(matches!(refused, Error::NoXdpBelow { .. }), "{refused}");
                 assert!(refused.to_string().contains("--hook tc"), "{refused}");
             }
         }
-        instance.attach("trunk.7", port(Hook::Tc), &facts).unwrap();
+        instance.attach("trunk.7", &port(Hook::Tc), &facts).unwrap();
         assert_eq!(tables(&instance), (vec![], vec![]));
         assert_eq!(words(&instance), [format!("trunk.7 {}", tc_link())]);
     });
