@@ -58,6 +58,7 @@ fn a_crowd_of_routes_and_a_writer_change_nothing() {
         cases: share() / 10,
         seed: 2,
         modes: vec![Mode::Xdp],
+        tagged: false,
         crowd: CROWD / usize::try_from(netmesh_tests::slowness()).unwrap_or(1),
         churn: true,
         kept: kept(),
@@ -84,15 +85,35 @@ fn whatever_comes_out_is_what_the_kernel_sends() {
     if modes.is_empty() {
         modes = Mode::ALL.to_vec();
     }
-    let options = Options {
+    compare(&Options {
         cases: number("NETMESH_CONFORMANCE_CASES").unwrap_or_else(share),
         seed: number("NETMESH_CONFORMANCE_SEED").unwrap_or(1),
         modes,
+        tagged: false,
         crowd: number("NETMESH_CONFORMANCE_ROUTES").unwrap_or(0),
         churn: number("NETMESH_CONFORMANCE_CHURN").unwrap_or(false),
         kept: kept(),
-    };
-    let summary = run(&options, |line| println!("{line}"));
+    });
+}
+
+/// The same where every Ethernet port is a VLAN sub-interface: XDP takes the tag off and puts it on.
+#[test]
+#[ignore = "needs VLAN sub-interfaces (8021q)"]
+fn with_a_tag_whatever_comes_out_is_what_the_kernel_sends() {
+    compare(&Options {
+        cases: number("NETMESH_CONFORMANCE_CASES").unwrap_or_else(share),
+        seed: 3,
+        modes: Mode::ALL.to_vec(),
+        tagged: true,
+        crowd: 0,
+        churn: false,
+        kept: kept(),
+    });
+}
+
+/// Runs the cases, and looks at the sums.
+fn compare(options: &Options) {
+    let summary = run(options, |line| println!("{line}"));
     for difference in &summary.differences {
         println!("{difference}");
     }

@@ -170,7 +170,7 @@ fn whole(kernel: Kernel, name: &str) -> &'static str {
     match (name, kernel) {
         // What this machine's kernel lacks these have; only one of them has netkit.
         ("kinds", Kernel::V6_1) => "--include-ignored --skip netkit",
-        ("kinds" | "vlans", _) => "--include-ignored",
+        ("kinds" | "vlans" | "conformance", _) => "--include-ignored",
         // What the verifier said is for the reader.
         ("programs", _) => "--nocapture",
         _ => "",

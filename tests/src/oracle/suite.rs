@@ -43,6 +43,8 @@ pub struct Options {
     pub seed: u64,
     /// How our router is attached.
     pub modes: Vec<Mode>,
+    /// Every Ethernet port is a VLAN sub-interface.
+    pub tagged: bool,
     /// Routes both routers hold beside the table of a case.
     pub crowd: usize,
     /// A writer changes our router's tables all the time.
@@ -109,7 +111,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Summary {
     let mut summary = Summary::default();
     let share = options.cases / options.modes.len().max(1);
     for mode in &options.modes {
-        let mut twins = Twins::new(*mode);
+        let mut twins = Twins::new(*mode, options.tagged);
         replay(&mut twins, *mode, &options.kept, &mut summary);
         twins.add_crowd(options.crowd);
         let writer = options

@@ -31,6 +31,8 @@ pub const NEIGHBOURS: usize = 3;
 pub const MEMBERS: usize = 3;
 /// The device without link-layer headers; its number as a port is [`PORTS`].
 pub const TUN: &str = "t0";
+/// The VLAN of tagged wires.
+const VID: u16 = 7;
 /// MTU of each port, the tun last.
 pub const MTU: [usize; PORTS + 1] = [1500, 1500, 1400, 1420];
 
@@ -112,12 +114,12 @@ pub struct Twins {
 const ROUTERS: [&str; 2] = ["kernel", "ours"];
 
 impl Twins {
-    /// Builds both.
+    /// Builds both; where wires are `tagged` each port is a VLAN sub-interface, at both ends.
     ///
     /// # Panics
     /// When the kernel refuses something.
     #[must_use]
-    pub fn new(mode: Mode) -> Self {
+    pub fn new(mode: Mode, tagged: bool) -> Self {
         let mut lab = Lab::new();
         lab.machine("wire");
         sysctl(&lab.at("wire"), "net/ipv6/conf/all/disable_ipv6", "1");
@@ -125,7 +127,7 @@ impl Twins {
         let ends = ROUTERS.map(|router| {
             lab.machine(router);
             quiet(&lab.at(router));
-            (0..PORTS).for_each(|port| ethernet(&lab, router, port));
+            (0..PORTS).for_each(|port| ethernet(&lab, router, port, tagged));
             let tun = netns::run_in(&lab.at(router), || End::tun(TUN));
             let tun = tun.expect("the router").expect("a tun device");
             lab.ip(router, &format!("link set {TUN} mtu {} up", MTU[PORTS]));
@@ -134,7 +136,9 @@ impl Twins {
             lab.ip(router, &format!("addr add {v4}/32 dev {TUN}"));
             let mut ends: Vec<End> = (0..PORTS)
                 .map(|port| {
-                    let name = format!("{}{port}", &router[..1]);
+                    // Only frames with the tag come out of a sub-interface.
+                    let tag = if tagged { "v" } else { "" };
+                    let name = format!("{}{port}{tag}", &router[..1]);
                     let end = netns::run_in(&lab.at("wire"), || End::packet(&name));
                     end.expect("the wire").expect("a packet socket")
                 })
@@ -468,9 +472,14 @@ fn strict(lab: &Lab) {
 }
 
 /// One port with addresses and neighbours, and the other end of its wire.
-fn ethernet(lab: &Lab, router: &str, port: usize) {
+fn ethernet(lab: &Lab, router: &str, port: usize, tagged: bool) {
     let far = format!("{}{port}", &router[..1]);
-    let near = format!("p{port}");
+    let name = format!("p{port}");
+    let near = if tagged {
+        format!("b{port}")
+    } else {
+        name.clone()
+    };
     checked(
         Command::new("ip")
             .args(["link", "add", &far, "netns", &lab.name("wire")])
@@ -487,14 +496,21 @@ fn ethernet(lab: &Lab, router: &str, port: usize) {
     }
     lab.ip("wire", &format!("link set {far} up"));
     lab.ip(router, &format!("link set {near} up"));
+    if tagged {
+        let vlan = format!("type vlan id {VID}");
+        lab.ip("wire", &format!("link add link {far} name {far}v {vlan}"));
+        lab.ip("wire", &format!("link set {far}v up"));
+        lab.ip(router, &format!("link add link {near} name {name} {vlan}"));
+        lab.ip(router, &format!("link set {name} up"));
+    }
     let (v6, v4) = own(port);
-    lab.ip(router, &format!("addr add fe80::1/64 dev {near} nodad"));
-    lab.ip(router, &format!("addr add {v6}/64 dev {near} nodad"));
-    lab.ip(router, &format!("addr add {v4}/24 dev {near}"));
+    lab.ip(router, &format!("addr add fe80::1/64 dev {name} nodad"));
+    lab.ip(router, &format!("addr add {v6}/64 dev {name} nodad"));
+    lab.ip(router, &format!("addr add {v4}/24 dev {name}"));
     for number in 0..NEIGHBOURS + MEMBERS {
         let (v6, v4, address) = neighbour(port, number);
         for ip in [v6.to_string(), v4.to_string()] {
-            let words = format!("neigh add {ip} lladdr {} dev {near}", mac(address));
+            let words = format!("neigh add {ip} lladdr {} dev {name}", mac(address));
             lab.ip(router, &words);
         }
     }
