@@ -497,6 +497,8 @@ fn ethernet(lab: &Lab, router: &str, port: usize, tagged: bool) {
     lab.ip("wire", &format!("link set {far} up"));
     lab.ip(router, &format!("link set {near} up"));
     if tagged {
+        // XDP sees tags that lie in the frame: a veth's other end decides where they are.
+        ethtool::set_vlan(&lab.at("wire"), &far, false).expect("tags in the frames");
         let vlan = format!("type vlan id {VID}");
         lab.ip("wire", &format!("link add link {far} name {far}v {vlan}"));
         lab.ip("wire", &format!("link set {far}v up"));
