@@ -107,12 +107,10 @@ fn an_unconfirmed_change_is_undone_at_its_deadline() {
     let (before, files) = (lab.dump(NODE, &HERE), read(network_file(&lab)));
     let cut = cut(&lab);
     // The process that applied it is long gone when the time is over.
-    let report = lab.json(NODE, &["apply", "--confirm-within", "6"]);
-    assert_eq!(report["confirm_within"], 6);
+    let report = lab.json(NODE, &["apply", "--confirm-within", "15"]);
+    assert_eq!(report["confirm_within"], 15);
     let begun = std::time::Instant::now();
     assert!(!answers(&lab), "web is cut off");
-    let status = lab.json(NODE, &["status", "--check", "live"]);
-    assert_eq!(status, Value::Null);
     let text = lab.try_netmesh(NODE, &["status"]).stdout_text();
     assert!(text.contains("a change waits to be confirmed"), "{text}");
     // Nothing else is taken meanwhile.
@@ -122,14 +120,11 @@ fn an_unconfirmed_change_is_undone_at_its_deadline() {
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert!(said.contains("netmesh confirm keeps it"), "{said}");
     }
-    assert_eq!(
-        pending(&lab).expect("it waits")["deadline_ms"].is_u64(),
-        true
-    );
-    eventually("it is undone", SOON, || pending(&lab).is_none());
+    assert!(pending(&lab).is_some(), "it still waits");
+    eventually("it is undone", 2 * SOON, || pending(&lab).is_none());
     let took = begun.elapsed();
     assert!(
-        took >= Duration::from_secs(5),
+        took >= Duration::from_secs(14),
         "not before its time: {took:?}"
     );
     crosses(&lab);
@@ -177,12 +172,12 @@ fn a_confirmed_change_stays_and_a_rollback_is_at_once() {
     crosses(&lab);
 
     cut(&lab);
-    let _ = lab.netmesh(NODE, &["apply", "--confirm-within", "4"]);
-    let after = lab.dump(NODE, &HERE);
+    let _ = lab.netmesh(NODE, &["apply", "--confirm-within", "8"]);
     let confirmed = lab.json(NODE, &["confirm"]);
     assert_eq!(confirmed["confirmed"], true);
+    let after = lab.dump(NODE, &HERE);
     eventually("nobody waits any more", SOON, || watchers(&lab).is_empty());
-    std::thread::sleep(Duration::from_secs(6));
+    std::thread::sleep(Duration::from_secs(9));
     assert_eq!(lab.dump(NODE, &HERE), after, "it stays");
     assert!(!answers(&lab));
 
@@ -280,7 +275,7 @@ fn the_daemon_takes_no_undone_objects_again() {
     let daemon = Daemon::start(&lab, NODE, &[]);
     daemon.until_told("READY=1");
     lab.settles(NODE);
-    let _ = lab.netmesh(NODE, &["apply", "--confirm-within", "8"]);
+    let _ = lab.netmesh(NODE, &["apply", "--confirm-within", "15"]);
     let cut = cut(&lab);
     eventually("the daemon has cut web off", SOON, || !answers(&lab));
     // By the process that waits, under the daemon's eyes.

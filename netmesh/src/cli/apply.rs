@@ -120,9 +120,11 @@ pub(super) async fn apply(
     let record = Record::open()?;
     confirm::before_another(global, &record, apply.dry_run).await?;
     // A change may have been undone, and the files with it, since they were read.
-    let (now, _) = config::load_quietly(&global.config, &apply.files, Need::Node)?;
-    if now.snapshot != node.snapshot {
-        node = self::node(global, now).await?;
+    if apply.files.is_empty() {
+        let (now, _) = config::load_quietly(&global.config, &[], Need::Node)?;
+        if now.snapshot != node.snapshot {
+            node = self::node(global, now).await?;
+        }
     }
     let steps = node
         .reconciler
@@ -148,7 +150,13 @@ pub(super) async fn apply(
             return Err(failure);
         };
         // Half a change is nothing to confirm.
-        let undone = confirm::undo(global, &record, &pending).await?;
+        let undone = match confirm::undo(global, &record, &pending).await {
+            Ok(undone) => undone,
+            Err(mut second) => {
+                second.error = second.error.context(format!("{:#}", failure.error));
+                return Err(second);
+            }
+        };
         let error = failure.error.context(format!("undone: {}", undone.told()));
         return Err(Failure::failed(
             error,

@@ -5,7 +5,7 @@
 //! process of our own that `apply` starts and that outlives it (no service manager is needed), the
 //! daemon if there is one, and the next command that changes the node.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::output::Output;
 use super::put_back::put_back;
 use crate::plan::state::State;
 use crate::plan::step::Step;
-use crate::reconcile::{Applied, Pending, Record, Snapshot, now};
+use crate::reconcile::{Applied, Error, Pending, Record, Snapshot, now};
 
 /// The hidden subcommand of the process that waits.
 const WATCHER: &str = "undo-unconfirmed";
@@ -155,15 +155,25 @@ fn waiting(record: &Record) -> Result<Pending, Failure> {
     pending.ok_or_else(|| Failure::rejected(anyhow::anyhow!("no change waits to be confirmed")))
 }
 
+/// The change that waits, as far as the caller may know: it is root's to know.
+pub(super) fn seen(record: &Record) -> Result<Option<Pending>, Error> {
+    match record.pending() {
+        Err(Error::Record { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+            Ok(None)
+        }
+        pending => pending,
+    }
+}
+
 /// Looks for a change that waits, before another one: in time it refuses that, afterwards it is
-/// undone first. The caller holds the lock unless `dry_run`. Tells whether the files may be others now.
+/// undone first, and the files with it. The caller holds the lock unless `dry_run`.
 pub(super) async fn before_another(
     global: &Global,
     record: &Record,
     dry_run: bool,
-) -> Result<bool, Failure> {
-    let Some(pending) = record.pending()? else {
-        return Ok(false);
+) -> Result<(), Failure> {
+    let Some(pending) = seen(record)? else {
+        return Ok(());
     };
     if let Some(left) = pending.left(now()?) {
         return Err(Failure::rejected(anyhow::anyhow!(
@@ -174,11 +184,11 @@ pub(super) async fn before_another(
     }
     if dry_run {
         tracing::warn!("a change was not confirmed and will be undone first: netmesh rollback");
-        return Ok(false);
+        return Ok(());
     }
     let undone = undo(global, record, &pending).await?;
     tracing::warn!("a change was not confirmed in time: {}", undone.told());
-    Ok(true)
+    Ok(())
 }
 
 /// Notes the change that is about to be made, and starts the process that undoes it.

@@ -1,11 +1,10 @@
 //! `netmesh status`: problems first.
 
-use std::io;
-
 use serde::Serialize;
 
 use super::apply::{Node, load};
 use super::arguments::{Global, Health, Status};
+use super::confirm;
 use super::dataplane::{InstanceReport, all};
 use super::exit::{Exit, Failure};
 use super::output::Output;
@@ -152,15 +151,8 @@ async fn report(node: &mut Node) -> Result<Report, Failure> {
 
 /// The change that waits to be confirmed; one whose time is over is a problem.
 fn confirmation(problems: &mut Vec<String>) -> Result<Option<Confirmation>, Failure> {
-    let pending = match Record::open()?.pending() {
-        Ok(Some(pending)) => pending,
-        Ok(None) => return Ok(None),
-        Err(reconcile::Error::Record { source, .. })
-            if source.kind() == io::ErrorKind::PermissionDenied =>
-        {
-            return Ok(None); // Root's to know.
-        }
-        Err(error) => return Err(error.into()),
+    let Some(pending) = confirm::seen(&Record::open()?)? else {
+        return Ok(None);
     };
     let now = reconcile::now()?;
     let left = pending.left(now);
