@@ -323,10 +323,8 @@ impl Back {
 }
 
 async fn removal(node: &mut Node) -> Result<Vec<Step>, Failure> {
-    let steps = node
-        .reconciler
-        .plan_removal(&node.desired, &State::default());
-    Ok(steps.await?)
+    let none = State::default();
+    Ok(node.reconciler.plan_removal(&node.desired, &none).await?)
 }
 
 /// Undoes a change: the node first, then the files. The caller holds the lock. What is killed

@@ -14,7 +14,7 @@ use super::follow::Followers;
 use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
-use super::wake::{NEIGHBOURS, OBJECTS, ROUTES, Reasons, SMALL};
+use super::wake::{NEIGHBOURS, NETWORK, OBJECTS, ROUTES, Reasons, SMALL};
 use crate::kernel::Kernel;
 use crate::metrics::Told;
 use crate::plan::digest::digest;
