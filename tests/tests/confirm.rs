@@ -1,6 +1,7 @@
 //! `netmesh apply --confirm-within`: what is not confirmed is undone, whoever was killed meanwhile.
 
 use std::fs;
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use netmesh::demo::traffic::ping;
 use netmesh_tests::daemon::{Daemon, SOON};
 use netmesh_tests::{INTERNET, Lab, OutputText as _, RESOURCES, eventually};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getsid};
 use serde_json::Value;
 
 const NODE: &str = "node-1";
@@ -93,6 +94,8 @@ fn watchers(lab: &Lab) -> Vec<Pid> {
 fn kill_watcher(lab: &Lab) {
     let watchers = watchers(lab);
     assert_eq!(watchers.len(), 1, "one change, one process");
+    // No terminal that closes takes it along.
+    assert_eq!(getsid(Some(watchers[0])), Ok(watchers[0]));
     kill(watchers[0], Signal::SIGKILL).expect("it runs");
     eventually("it is gone", SOON, || self::watchers(lab).is_empty());
 }
@@ -232,6 +235,23 @@ fn who_was_killed_meanwhile_makes_no_difference() {
     assert_eq!(read(network_file(&lab)), files);
     crosses(&lab);
 
+    // Whoever makes the change is killed while he makes it.
+    cut(&lab);
+    let mut apply = lab
+        .command(NODE, &["apply", "--confirm-within", "3"])
+        .spawn()
+        .expect("netmesh starts");
+    eventually("somebody waits", SOON, || {
+        pending(&lab).is_some() && !watchers(&lab).is_empty()
+    });
+    apply.kill().expect("it runs");
+    let killed = apply.wait().expect("it ends");
+    assert_eq!(killed.code(), None, "it was not done yet");
+    eventually("it is undone", SOON, || pending(&lab).is_none());
+    assert_eq!(lab.dump(NODE, &HERE), before);
+    assert_eq!(read(network_file(&lab)), files);
+    crosses(&lab);
+
     // To confirm it is too late.
     cut(&lab);
     let _ = lab.netmesh(NODE, &["apply", "--confirm-within", LONG]);
@@ -298,6 +318,35 @@ fn the_daemon_takes_no_undone_objects_again() {
     daemon.until_told("READY=1");
     lab.settles(NODE);
     assert!(!answers(&lab), "and stays so");
+}
+
+/// Half a change is nothing to confirm.
+#[test]
+fn a_change_that_fails_is_undone_at_once() {
+    let lab = lab();
+    let (before, files) = (lab.dump(NODE, &HERE), read(network_file(&lab)));
+    let there = lab.at(NODE);
+    let taken = netmesh::kernel::netns::run_in(&there, || UdpSocket::bind("[::]:51999"));
+    let _taken = taken.expect("the namespace").expect("a port");
+    let other = files.replace("11]:51820", "11]:51999");
+    assert_ne!(other, files);
+    fs::write(network_file(&lab), &other).expect("the object");
+    let failed = lab.try_netmesh(NODE, &["apply", "--confirm-within", LONG]);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert_eq!(failed.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("undone: ") && said.contains("51999"),
+        "{said}"
+    );
+    assert!(pending(&lab).is_none());
+    eventually("nobody waits any more", SOON, || watchers(&lab).is_empty());
+    assert_eq!(lab.dump(NODE, &HERE), before);
+    assert_eq!(read(network_file(&lab)), files);
+    assert_eq!(
+        read(lab.config(NODE).join("rejected-1/networks/network.toml")),
+        other
+    );
+    crosses(&lab);
 }
 
 #[test]

@@ -421,7 +421,8 @@ fn start(folder: &Path, id: u64) -> anyhow::Result<()> {
 pub(super) async fn watch(global: &Global, id: u64, out: &mut Output) -> Result<Exit, Failure> {
     // A terminal that closes must not take it along.
     nix::unistd::setsid()?;
-    out.text(format_args!("{READY}\n"))?;
+    // Who started it may be killed already.
+    let _ = out.text(format_args!("{READY}\n"));
     let record = Record::open()?;
     let ours = |pending: &Pending| pending.id == id;
     let mut rest = TICK;

@@ -232,8 +232,8 @@ impl Record {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(&path, error)),
         };
-        let kept: Kept<T> =
-            serde_json::from_slice(&bytes).map_err(|error| failed(&path, error.into()))?;
+        let kept: Kept<T> = serde_json::from_slice(&bytes)
+            .map_err(|error| failed(&path, io::Error::new(io::ErrorKind::InvalidData, error)))?;
         Ok((kept.boot == self.boot).then_some(kept.value))
     }
 
