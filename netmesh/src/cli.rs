@@ -4,6 +4,7 @@ mod apply;
 pub mod arguments;
 mod check;
 mod config;
+mod confirm;
 mod counters;
 mod dataplane;
 mod doctor;
@@ -11,6 +12,7 @@ pub mod exit;
 mod explain;
 mod key;
 pub mod output;
+mod put_back;
 mod route;
 mod route_file;
 mod route_import;
@@ -109,6 +111,9 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
         match &arguments.command {
             Some(Command::Plan(plan)) => apply::plan(global, plan, out).await,
             Some(Command::Apply(apply)) => apply::apply(global, apply, out).await,
+            Some(Command::Confirm(command)) => confirm::confirm(global, command, out).await,
+            Some(Command::Rollback(command)) => confirm::rollback(global, command, out).await,
+            Some(Command::UndoUnconfirmed { id }) => confirm::watch(global, *id, out).await,
             Some(Command::Run(run)) => run::run(global, run).await,
             Some(Command::Destroy(destroy)) => apply::destroy(global, destroy, out).await,
             Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,

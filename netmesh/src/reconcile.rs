@@ -3,6 +3,7 @@
 mod error;
 mod lock;
 mod mirror;
+mod record;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -25,6 +26,7 @@ use crate::wireguard::{self, device, userspace};
 pub use error::Error;
 pub use lock::Lock;
 pub use mirror::{Mirrored, mirror};
+pub use record::{Applied, NETWORKS, NODE_FILE, Pending, Record, Snapshot, now};
 
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";

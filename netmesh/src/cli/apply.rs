@@ -6,15 +6,16 @@ use serde::Serialize;
 
 use super::arguments::{Apply, Destroy, Global, Plan};
 use super::config::{self, Need, Objects};
+use super::confirm;
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use crate::model::derive::NAMESPACE_PREFIX;
-use crate::model::{Network, NodeConfig, SegmentPort, Userspace};
+use crate::model::{Network, NodeConfig, SegmentPort, Userspace, parse_network};
 use crate::plan::desired::{Facts, desired};
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
 use crate::plan::step::Step;
-use crate::reconcile::{Error, Implementation, Lock, Reconciler};
+use crate::reconcile::{Applied, Error, Implementation, Lock, Reconciler, Record, Snapshot};
 use crate::wireguard::key::KeyStore;
 
 #[derive(Debug, Serialize)]
@@ -23,6 +24,9 @@ struct Report<'a> {
     digest: String,
     pending: usize,
     applied: bool,
+    /// The change is undone unless it is confirmed within so many seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirm_within: Option<u64>,
     steps: Vec<StepReport<'a>>,
 }
 
@@ -39,6 +43,8 @@ pub(super) struct Node {
     pub(super) networks: Vec<Network>,
     pub(super) reconciler: Reconciler,
     pub(super) desired: State,
+    /// The files the objects are from.
+    pub(super) snapshot: Snapshot,
 }
 
 /// Reads the objects and computes the state they ask for; touches nothing.
@@ -48,7 +54,11 @@ pub(super) async fn load(global: &Global, files: &[std::path::PathBuf]) -> Resul
 
 /// Computes the state that objects ask for; touches nothing.
 pub(super) async fn node(global: &Global, objects: Objects) -> Result<Node, Failure> {
-    let Objects { networks, node } = objects;
+    let Objects {
+        networks,
+        node,
+        snapshot,
+    } = objects;
     let Some(config) = node else {
         return Err(Failure::rejected(anyhow::anyhow!("node.toml is missing")));
     };
@@ -70,6 +80,7 @@ pub(super) async fn node(global: &Global, objects: Objects) -> Result<Node, Fail
         networks,
         reconciler,
         desired,
+        snapshot,
     })
 }
 
@@ -90,7 +101,7 @@ pub(super) async fn plan(global: &Global, plan: &Plan, out: &mut Output) -> Resu
         .plan(&node.desired)
         .await
         .map_err(unplannable)?;
-    show(&node, &steps, false, out)?;
+    show(&node, &steps, None, out)?;
     Ok(if plan.exit_code && !steps.is_empty() {
         Exit::Pending
     } else {
@@ -106,22 +117,80 @@ pub(super) async fn apply(
 ) -> Result<Exit, Failure> {
     let mut node = load(global, &apply.files).await?;
     let _lock = lock(apply.dry_run)?;
+    let record = Record::open()?;
+    confirm::before_another(global, &record, apply.dry_run).await?;
+    // A change may have been undone, and the files with it, since they were read.
+    if apply.files.is_empty() {
+        let (now, _) = config::load_quietly(&global.config, &[], Need::Node)?;
+        if now.snapshot != node.snapshot {
+            node = self::node(global, now).await?;
+        }
+    }
     let steps = node
         .reconciler
         .plan(&node.desired)
         .await
         .map_err(unplannable)?;
     if apply.dry_run {
-        show(&node, &steps, false, out)?;
+        show(&node, &steps, None, out)?;
         return Ok(Exit::Done);
     }
     if !apply.empty {
         not_all(&node, &steps)?;
     }
-    execute(&mut node.reconciler, &steps, out).await?;
-    node.reconciler.refresh(&node.desired).await?;
-    show(&node, &steps, true, out)?;
+    let armed = match apply.confirm_within {
+        Some(seconds) => Some((
+            confirm::arm(global, &record, &mut node, seconds).await?,
+            seconds,
+        )),
+        None => None,
+    };
+    if let Err(failure) = make(&mut node, &steps, out).await {
+        let Some((pending, _)) = armed else {
+            return Err(failure);
+        };
+        // Half a change is nothing to confirm.
+        let undone = match confirm::undo(global, &record, &pending).await {
+            Ok(undone) => undone,
+            Err(mut second) => {
+                second.error = second.error.context(format!("{:#}", failure.error));
+                return Err(second);
+            }
+        };
+        let error = failure.error.context(format!("undone: {}", undone.told()));
+        return Err(Failure::failed(
+            error,
+            "the node is what it was before the change",
+        ));
+    }
+    keep(&record, Some(node.snapshot.clone()));
+    let mut within = None;
+    if let Some((pending, seconds)) = armed {
+        confirm::rearm(&record, pending, seconds)?;
+        within = Some(seconds);
+    }
+    show(&node, &steps, Some(within), out)?;
     Ok(Exit::Done)
+}
+
+async fn make(node: &mut Node, steps: &[Step], out: &Output) -> Result<(), Failure> {
+    execute(&mut node.reconciler, steps, out).await?;
+    Ok(node.reconciler.refresh(&node.desired).await?)
+}
+
+/// Notes what is applied from here on. The node is what it should be, with or without the note.
+fn keep(record: &Record, objects: Option<Snapshot>) {
+    let kept = match objects {
+        None => record.forget(),
+        Some(objects) => record.set_applied(&Applied {
+            objects: Some(objects),
+            ..Applied::default()
+        }),
+    };
+    if let Err(error) = kept {
+        let error = anyhow::Error::from(error);
+        tracing::warn!("the next change cannot be undone: {error:#}");
+    }
 }
 
 /// `netmesh destroy`.
@@ -131,7 +200,7 @@ pub(super) async fn destroy(
     out: &mut Output,
 ) -> Result<Exit, Failure> {
     let mut node = load(global, &[]).await?;
-    let mut keep = State::default();
+    let mut rest = State::default();
     if let Some(name) = &destroy.network {
         if !node.networks.iter().any(|network| network.name == **name) {
             let known: Vec<&str> = node
@@ -149,21 +218,39 @@ pub(super) async fn destroy(
             .cloned()
             .collect();
         let facts = facts(&mut node.reconciler, &others, &node.config).await?;
-        keep = desired(&others, &node.config, &facts);
+        rest = desired(&others, &node.config, &facts);
     }
     let _lock = lock(destroy.dry_run)?;
-    let steps = node.reconciler.plan_removal(&node.desired, &keep).await?;
+    let record = Record::open()?;
+    if destroy.network.is_some() {
+        confirm::before_another(global, &record, destroy.dry_run).await?;
+    }
+    let steps = node.reconciler.plan_removal(&node.desired, &rest).await?;
     if destroy.dry_run {
-        show(&node, &steps, false, out)?;
+        show(&node, &steps, None, out)?;
         return Ok(Exit::Done);
     }
     if !destroy.yes && !steps.is_empty() {
-        confirm(&steps, out)?;
+        ask(&steps, out)?;
     }
     execute(&mut node.reconciler, &steps, out).await?;
-    node.reconciler.refresh(&keep).await?;
-    show(&node, &steps, true, out)?;
+    node.reconciler.refresh(&rest).await?;
+    let kept = match &destroy.network {
+        Some(name) => record.applied()?.objects.map(|all| without(all, name)),
+        // With all of it goes what waited to be confirmed.
+        None => None,
+    };
+    keep(&record, kept);
+    show(&node, &steps, Some(None), out)?;
     Ok(Exit::Done)
+}
+
+/// The objects but for one network.
+fn without(mut objects: Snapshot, network: &str) -> Snapshot {
+    objects
+        .0
+        .retain(|file, text| !parse_network(file, text).is_ok_and(|found| found.name == *network));
+    objects
 }
 
 /// Objects that have nothing for this node are more often misplaced than meant: a misspelt name, a
@@ -212,13 +299,22 @@ async fn execute(reconciler: &mut Reconciler, steps: &[Step], out: &Output) -> R
         })
 }
 
-fn show(node: &Node, steps: &[Step], applied: bool, out: &mut Output) -> Result<(), Failure> {
+/// `applied` is none for steps that were not taken, else the seconds within which to confirm them,
+/// if they are to be confirmed.
+fn show(
+    node: &Node,
+    steps: &[Step],
+    applied: Option<Option<u64>>,
+    out: &mut Output,
+) -> Result<(), Failure> {
+    let (applied, confirm_within) = (applied.is_some(), applied.flatten());
     if out.is_json() {
         return Ok(out.json(Report {
             node: node.config.node.as_str(),
             digest: digest(&node.desired)?,
             pending: if applied { 0 } else { steps.len() },
             applied,
+            confirm_within,
             steps: steps
                 .iter()
                 .map(|step| StepReport {
@@ -238,6 +334,11 @@ fn show(node: &Node, steps: &[Step], applied: bool, out: &mut Output) -> Result<
         (0, _) => out.text(format_args!("node {name}: nothing to do\n"))?,
         (n, true) => out.text(format_args!("node {name}: {n} steps done\n"))?,
         (n, false) => out.text(format_args!("node {name}: {n} steps pending\n"))?,
+    }
+    if let Some(seconds) = confirm_within {
+        out.text(format_args!(
+            "undone in {seconds} s, and all that is changed until then, unless: netmesh confirm\n"
+        ))?;
     }
     Ok(())
 }
@@ -288,7 +389,7 @@ fn unplannable(error: Error) -> Failure {
 }
 
 /// The lock among writers; what changes nothing needs none.
-fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
+pub(super) fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
     if dry_run {
         return Ok(None);
     }
@@ -303,7 +404,7 @@ fn lock(dry_run: bool) -> Result<Option<Lock>, Failure> {
 }
 
 #[expect(clippy::print_stderr, reason = "a question is no data")]
-fn confirm(steps: &[Step], out: &Output) -> Result<(), Failure> {
+fn ask(steps: &[Step], out: &Output) -> Result<(), Failure> {
     use std::io::IsTerminal as _;
     if !io::stdin().is_terminal() || out.is_json() {
         let error = anyhow::anyhow!("{} steps would remove things; say --yes", steps.len());

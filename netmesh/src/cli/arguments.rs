@@ -97,9 +97,19 @@ pub enum Command {
     Plan(Plan),
     /// Make this node what its objects say; removes what they no longer hold.
     #[command(
-        after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh -n node-1 --config ./node-1 apply"
+        after_help = "Examples:\n  netmesh apply\n  netmesh apply --dry-run\n  netmesh apply --confirm-within 60 && ping -c 3 2a02:1802:5e:1::1 && netmesh confirm\n  netmesh -n node-1 --config ./node-1 apply"
     )]
     Apply(Apply),
+    /// Keep the change that waits to be confirmed (apply --confirm-within).
+    #[command(
+        after_help = "Exit code 3 when no change waits, 1 when it came too late and the change is undone.\n\nExamples:\n  netmesh apply --confirm-within 60\n  netmesh confirm"
+    )]
+    Confirm(Confirm),
+    /// Undo the change that waits to be confirmed, now.
+    #[command(
+        after_help = "The node and the files are what they were; what the files held is kept aside in rejected-1, rejected-2 …\nExit code 3 when no change waits.\n\nExamples:\n  netmesh rollback --dry-run\n  netmesh rollback"
+    )]
+    Rollback(Rollback),
     /// Keep this node what its objects say: follows the files and the kernel until SIGTERM.
     #[command(
         after_help = "SIGHUP reads the objects anew; SIGTERM leaves the data plane running.\n\nExamples:\n  netmesh run\n  netmesh run --log-format json --metrics 9586\n  netmesh run --flush-on-exit"
@@ -120,6 +130,7 @@ pub enum Command {
     },
     /// Show and change the data plane's routes.
     #[command(
+        alias = "ro",
         after_help = "Examples:\n  netmesh route\n  netmesh route get 2a02:1802:5e:1::7\n  netmesh route add 2a02:1802:5e:1::/64 via fe80::1:1 dev seg0"
     )]
     Route {
@@ -164,6 +175,12 @@ pub enum Command {
         /// Which object.
         #[arg(value_enum, default_value_t)]
         object: SchemaObject,
+    },
+    /// Undoes one change that is not confirmed in time; started by apply.
+    #[command(hide = true)]
+    UndoUnconfirmed {
+        /// The change.
+        id: u64,
     },
     /// One userspace WireGuard device; started by apply.
     #[command(hide = true)]
@@ -269,6 +286,27 @@ pub struct Apply {
     /// Also where the objects have nothing for this node: remove all its resources.
     #[arg(long)]
     pub empty: bool,
+    /// Undo it all after so many seconds, files too, unless `netmesh confirm` comes before; also
+    /// when this process is killed.
+    #[arg(long, value_name = "SECONDS", conflicts_with = "files",
+          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub confirm_within: Option<u64>,
+}
+
+/// `netmesh confirm`.
+#[derive(Debug, Args)]
+pub struct Confirm {
+    /// Show whether a change waits, and touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `netmesh rollback`.
+#[derive(Debug, Args)]
+pub struct Rollback {
+    /// Show the steps and touch nothing.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// `netmesh destroy`.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::exit::Failure;
 use crate::model::{self, Faults, Network, NodeConfig};
+use crate::reconcile::{NETWORKS, NODE_FILE, Snapshot};
 
 /// What a command needs to find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(super) enum Need {
 pub(super) struct Objects {
     pub(super) networks: Vec<Network>,
     pub(super) node: Option<NodeConfig>,
+    /// The files they were read from.
+    pub(super) snapshot: Snapshot,
 }
 
 /// A file that is larger is no object of ours.
@@ -41,36 +44,67 @@ pub(super) fn load_quietly(
     files: &[PathBuf],
     need: Need,
 ) -> Result<(Objects, Faults), Failure> {
-    let mut faults = Faults::default();
-    let mut networks = Vec::new();
     if files.is_empty() && need == Need::Networks && !folder.is_dir() {
         return Err(Failure::rejected(anyhow::anyhow!(
             "no folder {}: name the object files, or their folder with --config",
             folder.display()
         )));
     }
+    let texts = texts(folder, files, need)?;
+    // A file alone says nothing of a node.
+    let whole = files.is_empty() || need == Need::Node;
+    check(&texts, whole)
+}
+
+/// Object files as they were read, each with the name it is told by.
+struct Texts {
+    node: Option<(String, String)>,
+    networks: Vec<(String, String)>,
+    snapshot: Snapshot,
+}
+
+/// Checks objects that were kept, told by the names they have below `folder`.
+pub(super) fn of_snapshot(folder: &Path, snapshot: &Snapshot) -> Result<Objects, Failure> {
+    let mut texts = Texts {
+        node: None,
+        networks: Vec::new(),
+        snapshot: snapshot.clone(),
+    };
+    for (name, text) in &snapshot.0 {
+        let told = (folder.join(name).display().to_string(), text.clone());
+        if name == NODE_FILE {
+            texts.node = Some(told);
+        } else {
+            texts.networks.push(told);
+        }
+    }
+    check(&texts, true).map(|(objects, _)| objects)
+}
+
+/// The object files of a folder, as they are now.
+pub(super) fn snapshot(folder: &Path) -> Result<Snapshot, Failure> {
+    Ok(texts(folder, &[], Need::Networks)?.snapshot)
+}
+
+fn texts(folder: &Path, files: &[PathBuf], need: Need) -> Result<Texts, Failure> {
     let paths = if files.is_empty() {
         network_files(folder)?
     } else {
         files.to_vec()
     };
+    let mut snapshot = Snapshot::default();
+    let mut networks = Vec::new();
     for path in &paths {
-        let name = path.display().to_string();
         let text = read(path).map_err(Failure::rejected)?;
-        match model::parse_network(&name, &text) {
-            Ok(network) => networks.push(network),
-            Err(found) => faults.extend(found),
-        }
+        snapshot.add_network(path, text.clone());
+        networks.push((path.display().to_string(), text));
     }
-    let node_file = folder.join("node.toml");
+    let node_file = folder.join(NODE_FILE);
     let node = match read(&node_file) {
-        Ok(text) => match model::parse_node(&node_file.display().to_string(), &text) {
-            Ok(node) => Some(node),
-            Err(found) => {
-                faults.extend(found);
-                None
-            }
-        },
+        Ok(text) => {
+            snapshot.0.insert(NODE_FILE.to_owned(), text.clone());
+            Some((node_file.display().to_string(), text))
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound && need == Need::Networks => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(Failure::rejected(anyhow::anyhow!(
@@ -81,24 +115,52 @@ pub(super) fn load_quietly(
         }
         Err(error) => return Err(Failure::rejected(error)),
     };
+    Ok(Texts {
+        node,
+        networks,
+        snapshot,
+    })
+}
+
+fn check(texts: &Texts, whole: bool) -> Result<(Objects, Faults), Failure> {
+    let mut faults = Faults::default();
+    let mut networks = Vec::new();
+    for (name, text) in &texts.networks {
+        match model::parse_network(name, text) {
+            Ok(network) => networks.push(network),
+            Err(found) => faults.extend(found),
+        }
+    }
+    let mut node = None;
+    if let Some((name, text)) = &texts.node {
+        match model::parse_node(name, text) {
+            Ok(found) => node = Some(found),
+            Err(found) => faults.extend(found),
+        }
+    }
     if let Err(found) = model::check(&networks, node.as_ref()) {
         faults.extend(found);
     }
     if faults.has_errors() {
         return Err(Failure::rejected(faults));
     }
-    // A file alone says nothing of a node.
     if let Some(node) = &node
-        && (files.is_empty() || need == Need::Node)
+        && whole
         && let Some(idle) = model::idle(&networks, node)
     {
         faults.push(idle);
     }
-    Ok((Objects { networks, node }, faults))
+    let objects = Objects {
+        networks,
+        node,
+        snapshot: texts.snapshot.clone(),
+    };
+    Ok((objects, faults))
 }
 
-fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let networks = folder.join("networks");
+/// The files of a folder's networks, in the order of their names.
+pub(super) fn network_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let networks = folder.join(NETWORKS);
     let entries = match fs::read_dir(&networks) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -6,11 +6,12 @@ use std::time::Duration;
 use super::apply;
 use super::arguments::{Global, Run};
 use super::config::{self, Need};
+use super::confirm;
 use super::exit::{Exit, Failure};
 use crate::daemon::{self, Loaded, Objects, Options, Rejected, Remarks};
 use crate::metrics::Names;
 use crate::model::{Faults, Network};
-use crate::reconcile;
+use crate::reconcile::{self, Pending, Record};
 
 /// The objects of the configuration folder.
 struct Folder<'a> {
@@ -23,17 +24,41 @@ impl Objects for Folder<'_> {
     }
 
     async fn load(&mut self) -> Result<Loaded, Rejected> {
-        let (objects, warnings) =
+        let (mut objects, warnings) =
             config::load_quietly(&self.global.config, &[], Need::Node).map_err(rejected)?;
+        let mut warnings: Vec<String> = warnings.sorted().iter().map(ToString::to_string).collect();
+        let record = Record::open().map_err(unreadable)?;
+        let applied = record.applied().map_err(unreadable)?;
+        if applied.refused.contains(&objects.snapshot.digest()) {
+            let Some(former) = applied.objects else {
+                return Err(Rejected(Remarks::new([UNDONE])));
+            };
+            warnings = vec![format!("{UNDONE}; the node is kept what it was before")];
+            objects = config::of_snapshot(&self.global.config, &former).map_err(rejected)?;
+        }
         let node = apply::node(self.global, objects).await.map_err(rejected)?;
         Ok(Loaded {
             node: node.config.node.to_string(),
             desired: node.desired,
             reconciler: node.reconciler,
             names: names(&node.networks),
-            warnings: Remarks::new(warnings.sorted()),
+            warnings: Remarks::new(warnings),
+            snapshot: node.snapshot,
         })
     }
+
+    async fn undo(&mut self, record: &Record, pending: &Pending) -> Result<String, Rejected> {
+        let undone = confirm::undo(self.global, record, pending).await;
+        undone.map(|undone| undone.told()).map_err(rejected)
+    }
+}
+
+/// Why files are left alone that hold objects which were undone.
+const UNDONE: &str = "these objects were not confirmed and are undone; netmesh apply takes them all \
+                      the same";
+
+fn unreadable(error: reconcile::Error) -> Rejected {
+    rejected(error.into())
 }
 
 /// Names for what tables and tunnels hold numbers of.

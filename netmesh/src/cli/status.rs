@@ -4,12 +4,14 @@ use serde::Serialize;
 
 use super::apply::{Node, load};
 use super::arguments::{Global, Health, Status};
+use super::confirm;
 use super::dataplane::{InstanceReport, all};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{bytes, table};
 use crate::kernel::netns;
 use crate::plan::state::{LinkKind, Namespace, PublicKey, State};
+use crate::reconcile::{self, Record};
 use crate::wireguard::device;
 
 #[derive(Debug, Serialize)]
@@ -18,9 +20,19 @@ struct Report {
     ready: bool,
     problems: Vec<String>,
     pending: usize,
+    /// The change that waits to be confirmed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    confirmation: Option<Confirmation>,
     networks: Vec<NetworkReport>,
     tunnels: Vec<TunnelReport>,
     dataplanes: Vec<DataplaneReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct Confirmation {
+    seconds_left: u64,
+    /// What is undone: back to the objects before, or all of it.
+    undone_to: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +108,7 @@ async fn report(node: &mut Node) -> Result<Report, Failure> {
             0
         }
     };
+    let confirmation = confirmation(&mut problems)?;
     let observed = node.reconciler.observe(&node.desired).await?;
     let namespaces: Vec<Namespace> = observed.namespaces.keys().cloned().collect();
     let dataplanes: Vec<DataplaneReport> = all(node.reconciler.kernel(), &namespaces)
@@ -119,6 +132,7 @@ async fn report(node: &mut Node) -> Result<Report, Failure> {
         ready: problems.is_empty(),
         problems,
         pending,
+        confirmation,
         networks: node
             .networks
             .iter()
@@ -133,6 +147,29 @@ async fn report(node: &mut Node) -> Result<Report, Failure> {
         tunnels: tunnels(node, &observed)?,
         dataplanes,
     })
+}
+
+/// The change that waits to be confirmed; one whose time is over is a problem.
+fn confirmation(problems: &mut Vec<String>) -> Result<Option<Confirmation>, Failure> {
+    let Some(pending) = confirm::seen(&Record::open()?)? else {
+        return Ok(None);
+    };
+    let now = reconcile::now()?;
+    let left = pending.left(now);
+    if left.is_none() {
+        problems.push(format!(
+            "a change was not confirmed and should have been undone {} s ago: netmesh rollback",
+            pending.over(now).as_secs()
+        ));
+    }
+    Ok(Some(Confirmation {
+        seconds_left: left.unwrap_or_default().as_secs(),
+        undone_to: if pending.before.is_some() {
+            "the objects before"
+        } else {
+            "nothing"
+        },
+    }))
 }
 
 fn tunnels(node: &Node, observed: &State) -> Result<Vec<TunnelReport>, Failure> {
@@ -184,6 +221,15 @@ fn text(report: &Report, brief: bool) -> String {
     }
     let state = if report.ready { "ready" } else { "not ready" };
     text.push_str(&format!("node {}: {state}\n", report.node));
+    if let Some(Confirmation {
+        seconds_left: left @ 1..,
+        undone_to,
+    }) = &report.confirmation
+    {
+        text.push_str(&format!(
+            "a change waits to be confirmed: undone to {undone_to} in {left} s\n"
+        ));
+    }
     for network in &report.networks {
         text.push_str(&format!(
             "network {} in {}: {} resources, {} here, exit {}\n",

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::metrics::Names;
 use crate::plan::state::State;
-use crate::reconcile::Reconciler;
+use crate::reconcile::{Pending, Reconciler, Record, Snapshot};
 
 /// Objects that were read and found right.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Loaded {
     pub names: Names,
     /// What the operator should look at.
     pub warnings: Remarks,
+    /// The files they are from.
+    pub snapshot: Snapshot,
 }
 
 /// What is to be said of objects, a line each with place and remedy. What may be a key is left out:
@@ -78,6 +80,14 @@ pub trait Objects {
 
     /// Reads them as they are now.
     fn load(&mut self) -> impl Future<Output = Result<Loaded, Rejected>>;
+
+    /// Undoes a change whose time to be confirmed is over, the files included; tells what it did.
+    /// The caller holds the lock.
+    fn undo(
+        &mut self,
+        record: &Record,
+        pending: &Pending,
+    ) -> impl Future<Output = Result<String, Rejected>>;
 }
 
 #[cfg(test)]

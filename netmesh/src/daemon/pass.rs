@@ -14,12 +14,12 @@ use super::follow::Followers;
 use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
-use super::wake::{NEIGHBOURS, OBJECTS, ROUTES, Reasons, SMALL};
+use super::wake::{NEIGHBOURS, NETWORK, OBJECTS, ROUTES, Reasons, SMALL};
 use crate::kernel::Kernel;
 use crate::metrics::Told;
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
-use crate::reconcile::{Error, Lock, Mirrored, mirror};
+use crate::reconcile::{Applied, Error, Lock, Mirrored, Record, mirror};
 
 /// The node as the daemon knows it.
 pub(super) struct Node<O> {
@@ -101,7 +101,12 @@ impl<O: Objects> Node<O> {
     }
 
     /// Makes the node what its objects say, as far as there is anything to do.
-    pub(super) async fn pass(&mut self, reasons: Reasons) -> Outcome {
+    pub(super) async fn pass(&mut self, mut reasons: Reasons) -> Outcome {
+        if self.undo_unconfirmed().await {
+            // The files are others, and what was read before must not be made again.
+            self.loaded = None;
+            reasons |= OBJECTS | NETWORK;
+        }
         if reasons & OBJECTS != 0 {
             self.load().await;
         }
@@ -177,6 +182,45 @@ impl<O: Objects> Node<O> {
         }
     }
 
+    /// A change is there whose time to be confirmed is over.
+    pub(super) fn is_overdue(&self) -> bool {
+        let overdue = Record::open().and_then(|record| record.overdue());
+        matches!(overdue, Ok(Some(_)))
+    }
+
+    /// Undoes a change that was not confirmed in time; tells whether the objects that were read
+    /// last are undone, by whomever.
+    async fn undo_unconfirmed(&mut self) -> bool {
+        let undone = async {
+            let record = Record::open()?;
+            if record.overdue()?.is_some() {
+                let _lock = lock().await?;
+                // Somebody else may have been first.
+                if let Some(pending) = record.overdue()? {
+                    match self.objects.undo(&record, &pending).await {
+                        Ok(what) => tracing::warn!(what, "a change was not confirmed in time"),
+                        Err(Rejected(faults)) => {
+                            for fault in faults.lines() {
+                                tracing::error!(fault, "a change that was not confirmed");
+                            }
+                        }
+                    }
+                    return Ok(true);
+                }
+            }
+            let loaded = self.loaded.as_ref();
+            loaded.map_or(Ok(false), |loaded| record.refuses(&loaded.snapshot))
+        };
+        let undone: Result<bool, Error> = undone.await;
+        undone.unwrap_or_else(|error| {
+            tracing::error!(
+                error = chain(&error),
+                "whether a change was undone is unknown"
+            );
+            false
+        })
+    }
+
     /// Removes everything of ours from the node.
     pub(super) async fn flush(&mut self) {
         let Some(loaded) = &mut self.loaded else {
@@ -192,6 +236,7 @@ impl<O: Objects> Node<O> {
             let told = |number: usize, step: &_| tell(number, total, step);
             reconciler.execute(&steps, told).await?;
             reconciler.refresh(&keep).await?;
+            Record::open()?.forget()?;
             Ok::<_, Error>(total)
         };
         match removed.await {
@@ -305,6 +350,7 @@ async fn reconcile(
     let Loaded {
         desired,
         reconciler,
+        snapshot,
         ..
     } = loaded;
     let mut wanted: BTreeSet<Namespace> = desired.namespaces.keys().cloned().collect();
@@ -316,6 +362,11 @@ async fn reconcile(
     if reasons == ROUTES {
         return Ok(());
     }
+    let record = Record::open()?;
+    if record.refuses(snapshot)? {
+        // While we waited for the lock. The next pass reads anew.
+        return Err(Error::Unconfirmed);
+    }
     if reasons & !SMALL != 0 {
         let steps = reconciler.plan(desired).await?;
         let total = steps.len();
@@ -326,7 +377,15 @@ async fn reconcile(
         reconciler.execute(&steps, told).await?;
         followers.follow(&wanted);
     }
-    reconciler.refresh(desired).await
+    reconciler.refresh(desired).await?;
+    let applied = record.applied()?;
+    if applied.objects.as_ref() != Some(snapshot) {
+        record.set_applied(&Applied {
+            objects: Some(snapshot.clone()),
+            ..applied
+        })?;
+    }
+    Ok(())
 }
 
 /// Mirrors the kernel's routes into the node's own data plane.

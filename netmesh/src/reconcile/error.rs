@@ -56,6 +56,17 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// The record of what was applied.
+    #[error("cannot read or write {path}, where the objects that were applied are kept")]
+    Record {
+        /// Its file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Objects that were not confirmed in time.
+    #[error("these objects were not confirmed and are undone")]
+    Unconfirmed,
     /// Another instance serves the namespace.
     #[error(
         "the data plane of {namespace} is held by instance {found}; take it off first: \

@@ -47,8 +47,7 @@ impl Lock {
         if !nix::unistd::geteuid().is_root() {
             return Err(Error::NotRoot);
         }
-        let (cookie, _) = netns::identity(&Namespace::Node)?;
-        let folder = Path::new(RUN).join(format!("{cookie:x}"));
+        let folder = folder()?;
         let path = folder.join(name);
         loop {
             fs::create_dir_all(&folder).map_err(|source| failed(&folder, source))?;
@@ -76,6 +75,12 @@ impl Drop for Lock {
         let _ = self.path.parent().map(fs::remove_dir);
         let _ = fs::remove_dir(RUN);
     }
+}
+
+/// Where what concerns one boot of this node is kept.
+pub(super) fn folder() -> Result<PathBuf, Error> {
+    let (cookie, _) = netns::identity(&Namespace::Node)?;
+    Ok(Path::new(RUN).join(format!("{cookie:x}")))
 }
 
 fn failed(path: &Path, source: io::Error) -> Error {
