@@ -37,7 +37,7 @@ impl Objects for Folder<'_> {
 }
 
 /// Names for what tables and tunnels hold numbers of.
-fn names(networks: &[Network]) -> Names {
+pub(super) fn names(networks: &[Network]) -> Names {
     let mut names = Names::default();
     for network in networks {
         for resource in &network.resources {

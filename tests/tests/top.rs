@@ -1,0 +1,259 @@
+//! `netmesh top` as somebody at a terminal sees it: a pseudo terminal, a screen that is read as a
+//! terminal would, keys, and the terminal afterwards.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, UdpSocket};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use netmesh::kernel::netns::run_in;
+use netmesh_tests::pair::RIGHT;
+use netmesh_tests::{Lab, eventually};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const SOON: Duration = Duration::from_secs(30);
+const ROWS: u16 = 30;
+const COLUMNS: u16 = 120;
+/// Where no route leads.
+const NOWHERE: Ipv6Addr = Ipv6Addr::new(0x2a02, 0x1812, 9, 0, 0, 0, 0, 1);
+
+/// A shell on a pseudo terminal: it prints the terminal's modes, runs netmesh, prints its exit code
+/// and the modes again.
+struct Terminal {
+    script: Child,
+    keys: ChildStdin,
+    screen: Arc<Mutex<vt100::Parser>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Terminal {
+    fn open(lab: &Lab) -> Self {
+        let netmesh = lab.command("router", &["top", "--interval", "1"]);
+        let words = std::iter::once(netmesh.get_program()).chain(netmesh.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let shell = format!(
+            "stty rows {ROWS} cols {COLUMNS}; echo shell $$; echo modes $(stty -g); {}; \
+             echo code $?; echo modes $(stty -g)",
+            words.join(" ")
+        );
+        let mut script = Command::new("script")
+            .args(["--quiet", "--flush", "--command", &shell, "/dev/null"])
+            .env("TERM", "xterm-256color")
+            .env("SHELL", "/bin/sh")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("script starts");
+        let mut output = script.stdout.take().expect("a pipe");
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
+        let shared = Arc::clone(&screen);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                shared.lock().expect("a screen").process(&buffer[..length]);
+            }
+        });
+        Self {
+            keys: script.stdin.take().expect("a pipe"),
+            script,
+            screen,
+            reader: Some(reader),
+        }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.keys.write_all(keys.as_bytes()).expect("a terminal");
+        self.keys.flush().expect("a terminal");
+    }
+
+    fn text(&self) -> String {
+        self.screen.lock().expect("a screen").screen().contents()
+    }
+
+    /// netmesh's screen is the one that is seen.
+    fn is_taken(&self) -> bool {
+        let screen = self.screen.lock().expect("a screen");
+        screen.screen().alternate_screen()
+    }
+
+    /// The words of every line that begins with this one.
+    fn lines(&self, first: &str) -> Vec<Vec<String>> {
+        let text = self.text();
+        let lines = text.lines().map(|line| {
+            let words = line.split_whitespace();
+            words.map(ToOwned::to_owned).collect::<Vec<_>>()
+        });
+        lines
+            .filter(|words| words.first().is_some_and(|word| word == first))
+            .collect()
+    }
+
+    fn shows(&self, what: &str, wanted: impl Fn() -> bool) {
+        let mut last = String::new();
+        for _ in 0..SOON.as_millis() / 50 {
+            if wanted() {
+                return;
+            }
+            last = self.text();
+            thread::sleep(Duration::from_millis(50));
+        }
+        panic!("{what} is not on the screen:\n{last}");
+    }
+
+    /// Waits until netmesh ended; it must have left well, and the terminal as it was.
+    fn ended(mut self) {
+        self.shows("the end", || self.lines("modes").len() == 2);
+        assert!(self.script.wait().expect("script ends").success());
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("all is read");
+        }
+        assert!(!self.is_taken());
+        assert_eq!(self.lines("code"), [["code", "0"]], "{}", self.text());
+        let modes = self.lines("modes");
+        assert_eq!(modes[0], modes[1]);
+        let screen = self.screen.lock().expect("a screen");
+        assert!(!screen.screen().hide_cursor(), "the cursor is back");
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.script.kill();
+        let _ = self.script.wait();
+    }
+}
+
+/// A host that sends a packet to each of two places every 5 ms, until it is dropped.
+struct Stream(Arc<AtomicBool>, Option<JoinHandle<()>>);
+
+impl Stream {
+    fn start(lab: &Lab) -> Self {
+        let (stop, left) = (Arc::new(AtomicBool::new(false)), lab.at("left"));
+        let stopped = Arc::clone(&stop);
+        let send = move || {
+            let socket = UdpSocket::bind("[::]:0").expect("a socket");
+            while !stopped.load(Ordering::Relaxed) {
+                for to in [RIGHT, NOWHERE] {
+                    // The ICMP errors of others come back as errors here.
+                    let _ = socket.send_to(&[0; 1000], (to, 9));
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let thread = thread::spawn(move || run_in(&left, send).expect("the namespace"));
+        Self(stop, Some(thread))
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.1.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A rate as it is shown.
+fn rate(words: &[String], at: usize) -> Option<f64> {
+    words.get(at)?.parse().ok()
+}
+
+#[test]
+fn somebody_looks_at_a_router_and_gets_the_terminal_back() {
+    let lab = Lab::pair();
+    lab.attach_pair("xdp", "any");
+    let stream = Stream::start(&lab);
+    let mut terminal = Terminal::open(&lab);
+    let right = format!("{RIGHT}/128");
+    terminal.shows("the prefix with its rates", || {
+        let lines = terminal.lines(&right);
+        let packets = lines.first().and_then(|words| rate(words, 1));
+        // At most 200 a second are sent; a busy machine sends fewer.
+        packets.is_some_and(|packets| packets > 10.0 && packets <= 210.0)
+    });
+    assert!(terminal.is_taken());
+    // 1000 bytes of payload: 1048 of IP.
+    let bits = &terminal.lines(&right)[0][2..4];
+    assert_eq!(bits[1], "k", "{}", terminal.text());
+    terminal.press("/10.0.0.0/8");
+    terminal.shows("nothing", || terminal.lines(&right).is_empty());
+    terminal.press("\x1b");
+    terminal.shows("the prefix again", || !terminal.lines(&right).is_empty());
+    terminal.press("2");
+    terminal.shows("the port with its rates", || {
+        let lines = terminal.lines("port0");
+        let received = lines.first().and_then(|words| rate(words, 1));
+        let forwarded = lines.first().and_then(|words| rate(words, 2));
+        received.is_some_and(|rate| rate > 20.0 && rate <= 420.0)
+            && forwarded.is_some_and(|rate| rate > 10.0 && rate <= 210.0)
+    });
+    terminal.press("3");
+    terminal.shows("why packets went to the kernel", || {
+        let lines = terminal.lines("port0");
+        lines.iter().any(|words| {
+            words[1..4] == ["to", "kernel", "no_route"] && rate(words, 4).is_some_and(|r| r > 10.0)
+        })
+    });
+    drop(stream);
+    terminal.shows("no rate", || {
+        let lines = terminal.lines("port0");
+        lines.iter().all(|words| rate(words, 4) == Some(0.0))
+    });
+    terminal.press("q");
+    terminal.ended();
+}
+
+#[test]
+fn a_terminal_is_given_back_when_netmesh_is_told_to_end() {
+    let lab = Lab::pair();
+    lab.attach_pair("xdp", "any");
+    let terminal = Terminal::open(&lab);
+    let shell = |terminal: &Terminal| {
+        terminal
+            .lines("shell")
+            .first()
+            .map(|words| words[1].clone())
+    };
+    let mut pid = None;
+    eventually("the shell says its number", SOON, || {
+        pid = shell(&terminal).or(pid.take());
+        pid.is_some()
+    });
+    let pid = pid.expect("a number");
+    terminal.shows("netmesh", || terminal.is_taken());
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.expect("the shell");
+    let netmesh = children.trim().parse().expect("one child");
+    kill(Pid::from_raw(netmesh), Signal::SIGTERM).expect("it is there");
+    terminal.ended();
+}
+
+#[test]
+fn what_is_no_terminal_is_refused_and_told_what_to_use() {
+    let lab = Lab::pair();
+    for arguments in [&["top"][..], &["top", "--once"], &["--json", "top"]] {
+        let output = lab.try_netmesh("router", arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("netmesh counters"), "{told}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn without_a_data_plane_the_screen_is_left_alone() {
+    let lab = Lab::pair();
+    let terminal = Terminal::open(&lab);
+    terminal.shows("the end", || terminal.lines("modes").len() == 2);
+    assert_eq!(terminal.lines("code"), [["code", "1"]]);
+    assert!(
+        terminal
+            .text()
+            .contains("no data plane and no tunnel is here")
+    );
+}
