@@ -36,7 +36,7 @@ impl Terminal {
         let words = std::iter::once(netmesh.get_program()).chain(netmesh.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
         let shell = format!(
-            "stty rows {ROWS} cols {COLUMNS}; echo shell $$; echo modes $(stty -g); {}; \
+            "stty rows {ROWS} cols {COLUMNS}; echo shell $$ $(tty); echo modes $(stty -g); {}; \
              echo code $?; echo modes $(stty -g)",
             words.join(" ")
         );
@@ -72,6 +72,17 @@ impl Terminal {
 
     fn text(&self) -> String {
         self.screen.lock().expect("a screen").screen().contents()
+    }
+
+    /// Makes the terminal another size, as somebody who drags a window.
+    fn resize(&self, rows: u16, columns: u16, tty: &str) {
+        let mut screen = self.screen.lock().expect("a screen");
+        screen.screen_mut().set_size(rows, columns);
+        drop(screen);
+        let size = [rows.to_string(), columns.to_string()];
+        let words = ["-F", tty, "rows", &size[0], "cols", &size[1]];
+        let stty = Command::new("stty").args(words).status();
+        assert!(stty.expect("stty starts").success());
     }
 
     /// netmesh's screen is the one that is seen.
@@ -177,9 +188,22 @@ fn somebody_looks_at_a_router_and_gets_the_terminal_back() {
         packets.is_some_and(|packets| packets > 10.0 && packets <= 210.0)
     });
     assert!(terminal.is_taken());
-    // 1000 bytes of payload: 1048 of IP.
-    let bits = &terminal.lines(&right)[0][2..4];
-    assert_eq!(bits[1], "k", "{}", terminal.text());
+    // 1000 bytes of payload are 1048 of IP.
+    terminal.shows("as many bits as the packets have", || {
+        let Some(words) = terminal.lines(&right).into_iter().next() else {
+            return false;
+        };
+        let unit = match words[3].as_str() {
+            "k" => 1e3,
+            "M" => 1e6,
+            _ => return false,
+        };
+        let (packets, bits) = (rate(&words, 1), rate(&words, 2));
+        let share = |packets, bits: f64| bits * unit / (packets * 1048.0 * 8.0);
+        packets
+            .zip(bits)
+            .is_some_and(|(packets, bits)| (0.98..1.02).contains(&share(packets, bits)))
+    });
     terminal.press("/10.0.0.0/8");
     terminal.shows("nothing", || terminal.lines(&right).is_empty());
     terminal.press("\x1b");
@@ -214,18 +238,24 @@ fn a_terminal_is_given_back_when_netmesh_is_told_to_end() {
     lab.attach_pair("xdp", "any");
     let terminal = Terminal::open(&lab);
     let shell = |terminal: &Terminal| {
-        terminal
-            .lines("shell")
-            .first()
-            .map(|words| words[1].clone())
+        let lines = terminal.lines("shell");
+        let words = lines.first().filter(|words| words.len() == 3)?;
+        Some((words[1].clone(), words[2].clone()))
     };
-    let mut pid = None;
+    let mut told = None;
     eventually("the shell says its number", SOON, || {
-        pid = shell(&terminal).or(pid.take());
-        pid.is_some()
+        told = shell(&terminal).or(told.take());
+        told.is_some()
     });
-    let pid = pid.expect("a number");
-    terminal.shows("netmesh", || terminal.is_taken());
+    let (pid, tty) = told.expect("a number and a terminal");
+    let has_foot = |row: usize| {
+        let text = terminal.text();
+        let foot = text.lines().nth(row - 1);
+        foot.is_some_and(|line| line.contains("q quit"))
+    };
+    terminal.shows("netmesh", || terminal.is_taken() && has_foot(30));
+    terminal.resize(17, 110, &tty);
+    terminal.shows("a smaller picture", || has_foot(17));
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let children = children.expect("the shell");
     let netmesh = children.trim().parse().expect("one child");

@@ -6,7 +6,7 @@ use std::panic;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend as _, CrosstermBackend};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
@@ -42,7 +42,9 @@ impl Screen {
         enable_raw_mode()?;
         let mut screen = Self { canvas, home };
         execute!(screen.canvas.backend_mut(), EnterAlternateScreen)?;
-        screen.canvas.clear()?;
+        // Not the canvas's own way to clear: it asks the terminal for its cursor, through a stdout
+        // that leads nowhere.
+        screen.canvas.backend_mut().clear()?;
         Ok(screen)
     }
 }
