@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use netmesh::demo::traffic::ping;
 use netmesh::kernel::netns::run_in;
 use netmesh_tests::pair::RIGHT;
-use netmesh_tests::{Lab, eventually};
+use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -31,8 +32,8 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn open(lab: &Lab) -> Self {
-        let netmesh = lab.command("router", &["top", "--interval", "1"]);
+    fn open(lab: &Lab, machine: &str) -> Self {
+        let netmesh = lab.command(machine, &["top", "--interval", "1"]);
         let words = std::iter::once(netmesh.get_program()).chain(netmesh.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
         let shell = format!(
@@ -179,7 +180,7 @@ fn somebody_looks_at_a_router_and_gets_the_terminal_back() {
     let lab = Lab::pair();
     lab.attach_pair("xdp", "any");
     let stream = Stream::start(&lab);
-    let mut terminal = Terminal::open(&lab);
+    let mut terminal = Terminal::open(&lab, "router");
     let right = format!("{RIGHT}/128");
     terminal.shows("the prefix with its rates", || {
         let lines = terminal.lines(&right);
@@ -236,7 +237,7 @@ fn somebody_looks_at_a_router_and_gets_the_terminal_back() {
 fn a_terminal_is_given_back_when_netmesh_is_told_to_end() {
     let lab = Lab::pair();
     lab.attach_pair("xdp", "any");
-    let terminal = Terminal::open(&lab);
+    let terminal = Terminal::open(&lab, "router");
     let shell = |terminal: &Terminal| {
         let lines = terminal.lines("shell");
         let words = lines.first().filter(|words| words.len() == 3)?;
@@ -278,7 +279,7 @@ fn what_is_no_terminal_is_refused_and_told_what_to_use() {
 #[test]
 fn without_a_data_plane_the_screen_is_left_alone() {
     let lab = Lab::pair();
-    let terminal = Terminal::open(&lab);
+    let terminal = Terminal::open(&lab, "router");
     terminal.shows("the end", || terminal.lines("modes").len() == 2);
     assert_eq!(terminal.lines("code"), [["code", "1"]]);
     assert!(
@@ -286,4 +287,36 @@ fn without_a_data_plane_the_screen_is_left_alone() {
             .text()
             .contains("no data plane and no tunnel is here")
     );
+}
+
+#[test]
+fn a_node_shows_the_tunnels_and_networks_of_its_objects() {
+    let lab = Lab::mesh();
+    lab.apply_all();
+    let (web, gw) = (&RESOURCES[1], &RESOURCES[0]);
+    let (at, from) = (lab.resource(web.name), lab.address(web).into());
+    eventually("the mesh carries packets", SOON, || {
+        ping(&at, from, INTERNET.into(), 104, 1).is_ok_and(|pings| pings.received == 1)
+    });
+    let mut terminal = Terminal::open(&lab, gw.node);
+    terminal.shows("several namespaces", || terminal.is_taken());
+    // The exit's data plane is in a namespace of its own, which the objects name.
+    let exit = format!("nm-{}-{}", lab.network(), gw.name);
+    let prefix = lab.prefix(web);
+    terminal.shows("the prefix with its network", || {
+        let lines = terminal.lines(&exit);
+        lines
+            .iter()
+            .any(|words| words[1] == prefix && words[2] == lab.network())
+    });
+    terminal.press("4");
+    let peer = format!("{}/{}", lab.network(), web.name);
+    terminal.shows("the tunnel with a young handshake", || {
+        let lines = terminal.lines(&exit);
+        let mut ages = lines.iter().filter(|words| words[2] == peer);
+        // An age of less than a second the embedded WireGuard does not tell from none.
+        ages.any(|words| words[4] == "s" && rate(words, 3).is_some_and(|age| age < 120.0))
+    });
+    terminal.press("q");
+    terminal.ended();
 }

@@ -24,6 +24,7 @@ pub(super) async fn run(global: &Global, top: &Top, out: &Output) -> Result<Exit
         let (namespaces, names) = places(global).await;
         let options = Options {
             interval: top.interval,
+            here: global.netns.clone().unwrap_or_else(|| "node".to_owned()),
             namespaces,
             networks: names.networks,
             peers: names.peers,

@@ -1,5 +1,7 @@
 //! The picture.
 
+use std::time::Duration;
+
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
@@ -7,7 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, Tabs};
 
 use super::figure::rate;
-use super::table::{Names, Shown, Tab, Tables};
+use super::table::{Column, Names, Shown, Tab, Tables};
 use super::view::View;
 
 /// What is drawn besides the tables.
@@ -62,7 +64,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, view: &mut View, scene: &Scene<'_>) {
     let selected = Style::new().add_modifier(Modifier::REVERSED);
     let titles = Tabs::new(titles).select(view.tab as usize);
     frame.render_widget(titles.highlight_style(selected), tabs);
-    frame.render_widget(table(view, scene, &shown), body);
+    frame.render_widget(table(view, scene, &shown, body.width), body);
     frame.render_widget(footline(view, scene, &shown), foot);
     if view.help {
         help(frame);
@@ -79,6 +81,12 @@ fn headline<'a>(view: &View, scene: &Scene<'a>) -> Line<'a> {
         Span::styled("netmesh top", bold),
         Span::raw(format!("  {place}  every {} s", view.interval)),
     ];
+    if 2 * scene.tables.took > Duration::from_secs(view.interval) {
+        let took = scene.tables.took.as_secs_f64();
+        spans.push(Span::raw(format!(
+            " or less often: reading takes {took:.1} s"
+        )));
+    }
     if view.paused {
         spans.push(Span::styled("  paused", bold));
     }
@@ -116,7 +124,8 @@ fn totals<'a>(scene: &Scene<'_>) -> Line<'a> {
     Line::from(spans)
 }
 
-fn table<'a>(view: &View, scene: &Scene<'_>, shown: &Shown) -> Table<'a> {
+/// As many columns as fit; the last ones go first, but not the one that is sorted by.
+fn table<'a>(view: &View, scene: &Scene<'_>, shown: &Shown, room: u16) -> Table<'a> {
     // A column that says the same everywhere says nothing.
     let mut words = vec!["namespace"];
     words.extend(view.tab.words());
@@ -139,29 +148,52 @@ fn table<'a>(view: &View, scene: &Scene<'_>, shown: &Shown) -> Table<'a> {
         let title = format!("{}{mark}", words[*i]);
         let longest = shown.rows.iter().map(|row| row.words[*i].chars().count());
         let width = longest.max().unwrap_or(0).max(title.chars().count());
-        widths.push(Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)));
+        widths.push(u16::try_from(width).unwrap_or(u16::MAX));
         header.push(Cell::from(title));
     }
-    for (i, column) in view.tab.columns().iter().enumerate() {
-        let mark = if sort.column == Some(i) { arrow } else { "" };
-        let title = format!("{}{mark}", column.0);
-        // One more than the title for the arrow, so that nothing moves when it comes.
-        let width = column.0.len().max(8) + 1;
-        widths.push(Constraint::Length(u16::try_from(width).unwrap_or(u16::MAX)));
-        header.push(Cell::from(Line::from(title).alignment(Alignment::Right)));
+    let taken: usize = widths.iter().map(|width| usize::from(*width) + 1).sum();
+    let columns = fitting(view, usize::from(room).saturating_sub(taken));
+    for i in &columns {
+        let Column(title, _) = view.tab.columns()[*i];
+        let mark = if sort.column == Some(*i) { arrow } else { "" };
+        let title = Line::from(format!("{title}{mark}"));
+        widths.push(width(view.tab.columns()[*i]));
+        header.push(Cell::from(title.alignment(Alignment::Right)));
     }
     let rows = shown.rows.iter().map(|row| {
         let words = kept.iter().map(|i| Cell::from(row.words[*i].clone()));
-        let figures = row
-            .figures
-            .iter()
-            .map(|figure| Cell::from(Line::from(figure.clone()).alignment(Alignment::Right)));
+        let figures = columns.iter().map(|i| {
+            let figure = Line::from(row.figures[*i].clone());
+            Cell::from(figure.alignment(Alignment::Right))
+        });
         Row::new(words.chain(figures).collect::<Vec<_>>())
     });
     let header = Row::new(header).style(paint(scene, Color::Cyan).add_modifier(Modifier::BOLD));
     Table::new(rows.collect::<Vec<_>>(), widths)
         .header(header)
         .column_spacing(1)
+}
+
+/// One more than the title for the arrow, so that nothing moves when it comes.
+fn width(column: Column) -> u16 {
+    u16::try_from(column.0.len().max(8) + 1).unwrap_or(u16::MAX)
+}
+
+/// The columns of figures that fit into so many cells, in order.
+fn fitting(view: &View, room: usize) -> Vec<usize> {
+    let columns = view.tab.columns();
+    let wide = |i: &usize| usize::from(width(columns[*i])) + 1;
+    let sorted = view.sort().column;
+    let mut left = room.saturating_sub(sorted.as_ref().map_or(0, wide));
+    let mut full = false;
+    let mut fits = |i: &usize| {
+        full |= wide(i) > left + 1; // Nothing follows the last one.
+        left = left.saturating_sub(if full { 0 } else { wide(i) });
+        !full
+    };
+    (0..columns.len())
+        .filter(|i| sorted == Some(*i) || fits(i))
+        .collect()
 }
 
 fn footline<'a>(view: &View, scene: &Scene<'_>, shown: &Shown) -> Line<'a> {

@@ -1,4 +1,4 @@
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
@@ -14,6 +14,7 @@ fn sample(packets: u64) -> Sample {
     let key = |letter: &str| PublicKey(letter.repeat(44));
     Sample {
         at: Instant::now(),
+        took: Duration::from_millis(1500),
         prefixes: vec![
             (
                 (0, net("10.1.10.0/24")),
@@ -108,7 +109,10 @@ fn words<'a>(lines: &'a [String], first: &str) -> Vec<&'a str> {
 #[test]
 fn prefixes_are_drawn_with_rates_and_totals() {
     let lines = Screen::new().lines(120, 12);
-    assert_eq!(lines[0], "netmesh top  node  every 2 s");
+    assert_eq!(
+        lines[0],
+        "netmesh top  node  every 2 s or less often: reading takes 1.5 s"
+    );
     assert_eq!(
         lines[1],
         "forwarded 2.00 k pkt/s 2.00 M bit/s  to kernel 1.00 k pkt/s  dropped 1.00 k pkt/s  lost 0 pkt/s"
@@ -184,13 +188,30 @@ fn several_namespaces_get_a_column_and_trouble_is_told() {
     screen.names.namespaces.push("nm-alice-gw".into());
     screen.trouble = Some("the map is gone".into());
     screen.press("p");
-    let lines = screen.lines(130, 12);
+    let lines = screen.lines(140, 12);
     assert!(
         lines[0]
-            .ends_with("2 namespaces  every 2 s  paused  these figures are old: the map is gone")
+            .ends_with("2 namespaces  every 2 s or less often: reading takes 1.5 s  paused  these figures are old: the map is gone")
     );
     assert!(lines[3].starts_with("namespace prefix"));
     assert!(lines[4].starts_with("node      10.1.10.0/24"));
+}
+
+#[test]
+fn columns_that_do_not_fit_go_but_not_the_sorted_one() {
+    let mut screen = Screen::new();
+    let lines = screen.lines(59, 12);
+    let titles = "prefix           pkt/s to bit/s to↓  pkt/s from";
+    assert_eq!(lines[3], format!("{titles}  bit/s from"));
+    assert!(lines[4].ends_with(" 24.0 M"));
+    // One cell less: the last one goes, and nothing is cut.
+    assert_eq!(screen.lines(58, 12)[3], titles);
+    for _ in 0..6 {
+        screen.press("s");
+    }
+    let lines = screen.lines(60, 12);
+    assert!(lines[3].ends_with("bytes from↓"), "{}", lines[3]);
+    assert!(lines[4].ends_with(" 8.58 MiB"));
 }
 
 #[test]

@@ -28,6 +28,8 @@ const GLANCE: Duration = Duration::from_millis(200);
 pub struct Options {
     /// Seconds from one reading to the next.
     pub interval: u64,
+    /// What the namespace that netmesh runs in is called.
+    pub here: String,
     /// Where to look.
     pub namespaces: Vec<Namespace>,
     /// The network of each prefix.
@@ -49,8 +51,12 @@ pub async fn run(options: Options, terminal: &File) -> Result<(), Error> {
         return Err(Error::Nothing);
     }
     let mut ends = Ends::new()?;
+    let name = |namespace: &Namespace| match namespace {
+        Namespace::Node => options.here.clone(),
+        Namespace::Named(name) => name.clone(),
+    };
     let names = Names {
-        namespaces: options.namespaces.iter().map(ToString::to_string).collect(),
+        namespaces: options.namespaces.iter().map(name).collect(),
         networks: options.networks,
         peers: options.peers,
     };
@@ -67,7 +73,9 @@ pub async fn run(options: Options, terminal: &File) -> Result<(), Error> {
             color: options.color,
         };
         screen.canvas.draw(|frame| draw(frame, &mut view, &scene))?;
-        let due = shown.at + Duration::from_secs(view.interval);
+        // Reading may take half of the time of one CPU, not more: a large table is read less often.
+        let rest = Duration::from_secs(view.interval).max(2 * shown.tables.took);
+        let due = shown.at + rest;
         tokio::select! {
             key = keys.recv() => match key {
                 Some(Ok(Event::Key(key))) => view.key(key),

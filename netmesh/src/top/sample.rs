@@ -1,6 +1,6 @@
 //! One reading of all counters.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
@@ -32,6 +32,8 @@ pub(super) const NEVER: u64 = u64::MAX;
 #[derive(Debug)]
 pub(super) struct Sample {
     pub(super) at: Instant,
+    /// How long reading it took.
+    pub(super) took: Duration,
     /// Prefixes that ever counted something: packets and bytes to it, packets and bytes from it.
     pub(super) prefixes: Vec<(PrefixId, [u64; 4])>,
     /// How many prefixes there are.
@@ -52,6 +54,7 @@ pub(super) async fn read(namespaces: &[Namespace]) -> Result<Sample, Error> {
     let mut kernel = Kernel::default();
     let mut sample = Sample {
         at: Instant::now(),
+        took: Duration::ZERO,
         prefixes: Vec::new(),
         counted: 0,
         ports: Vec::new(),
@@ -74,6 +77,7 @@ pub(super) async fn read(namespaces: &[Namespace]) -> Result<Sample, Error> {
             Ok(())
         })??;
     }
+    sample.took = sample.at.elapsed();
     Ok(sample)
 }
 

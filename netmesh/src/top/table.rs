@@ -1,6 +1,7 @@
 //! The four tables: their columns, and their lines as words.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -51,9 +52,9 @@ impl Tab {
                 Column("bit/s to", Bits(1)),
                 Column("pkt/s from", Rate(2)),
                 Column("bit/s from", Bits(3)),
-                Column("packets to", Count(0)),
+                Column("pkts to", Count(0)),
                 Column("bytes to", Bytes(1)),
-                Column("packets from", Count(2)),
+                Column("pkts from", Count(2)),
                 Column("bytes from", Bytes(3)),
             ],
             Self::Ports => &[
@@ -200,6 +201,8 @@ pub(super) struct Tables {
     pub(super) peers: Series<PeerId, 3>,
     /// Prefixes there are, also such that never counted anything.
     pub(super) counted: usize,
+    /// How long the last reading took.
+    pub(super) took: Duration,
 }
 
 impl Tables {
@@ -209,7 +212,7 @@ impl Tables {
         self.ports.advance(sample.ports, seconds);
         self.reasons.advance(sample.reasons, seconds);
         self.peers.advance(sample.peers, seconds);
-        self.counted = sample.counted;
+        (self.counted, self.took) = (sample.counted, sample.took);
     }
 
     /// At most `most` rows of a table.
