@@ -21,6 +21,7 @@ mod run;
 mod run_arguments;
 mod status;
 mod table;
+mod top;
 mod trace;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -79,7 +80,11 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             clap_complete::generate(*shell, &mut command, "netmesh", out);
             return Ok(Exit::Done);
         }
-        Some(Command::Man) => {
+        Some(Command::Man { dir: Some(dir) }) => {
+            clap_mangen::generate_to(Arguments::command(), dir)?;
+            return Ok(Exit::Done);
+        }
+        Some(Command::Man { dir: None }) => {
             clap_mangen::Man::new(Arguments::command()).render(out)?;
             return Ok(Exit::Done);
         }
@@ -122,6 +127,7 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             Some(Command::Explain(explain)) => explain::run(explain, out).await,
             Some(Command::Trace(trace)) => trace::run(trace, out).await,
             Some(Command::Counters(counters)) => counters::run(counters, out).await,
+            Some(Command::Top(top)) => top::run(global, top, out).await,
             Some(Command::Status(status)) => status::run(global, status, out).await,
             _ => status::run(global, &arguments::Status::default(), out).await,
         }

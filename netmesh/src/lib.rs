@@ -17,4 +17,5 @@ pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod reconcile;
+pub mod top;
 pub mod wireguard;

@@ -261,18 +261,54 @@ fn a_scrape_says_what_the_counters_say() {
     // Alerts are about what is there.
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
     let rules = std::fs::read_to_string(folder.join("netmesh.rules.yml")).expect("the rules");
-    let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let expressions = rules
         .lines()
         .filter(|line| line.trim().starts_with("expr:"));
-    let names: BTreeSet<&str> = expressions
-        .flat_map(|line| line.split(|c| !name(c)))
-        .filter(|word| word.starts_with("netmesh_"))
-        .collect();
+    let names: BTreeSet<String> = expressions.flat_map(metric_names).collect();
     assert!(names.len() > 6, "{names:?}");
-    for name in names {
+    for name in &names {
         assert!(text.contains(&format!("# TYPE {name} ")), "{name}");
     }
+    // So is the dashboard, and it shows everything there is.
+    let shown = dashboard_names();
+    let families = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let served: BTreeSet<String> = families
+        .filter_map(|family| Some(family.split_once(' ')?.0.to_owned()))
+        .collect();
+    assert_eq!(shown, served);
+}
+
+/// The metrics that an expression names.
+fn metric_names(expression: &str) -> Vec<String> {
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = expression.split(|c| !name(c));
+    let names = words.filter(|word| word.starts_with("netmesh_"));
+    names.map(ToOwned::to_owned).collect()
+}
+
+/// The metrics that the dashboard asks for. Its panels have numbers and places of their own.
+fn dashboard_names() -> BTreeSet<String> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/netmesh.json");
+    let text = std::fs::read_to_string(file).expect("the dashboard");
+    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let mut names = BTreeSet::new();
+    let (mut numbers, mut cells) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().expect("panels") {
+        assert!(numbers.insert(panel["id"].as_u64().expect("a number")));
+        let place = |key: &str| panel["gridPos"][key].as_u64().expect("a place");
+        assert!(place("x") + place("w") <= 24, "{panel}");
+        for x in place("x")..place("x") + place("w") {
+            for y in place("y")..place("y") + place("h") {
+                assert!(cells.insert((x, y)), "{} lies upon another", panel["title"]);
+            }
+        }
+        for target in panel["targets"].as_array().into_iter().flatten() {
+            let asked = metric_names(target["expr"].as_str().expect("an expression"));
+            assert!(!asked.is_empty(), "{panel}");
+            names.extend(asked);
+        }
+    }
+    names
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod demo;
 mod fuzz;
 mod lint;
 mod mutants;
+mod package;
 mod progress;
 mod run;
 mod setup;
@@ -118,6 +119,12 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Build a release as a Debian package, and install it below a folder to look at it.
+    Package {
+        /// Only look at the package that is there.
+        #[arg(long)]
+        check: bool,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -158,6 +165,7 @@ fn main() -> ExitCode {
         Command::Mutants { names } => mutants::run(&names),
         Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
         Command::Frames { frames, seed } => fuzz::frames(frames, seed),
+        Command::Package { check } => package::run(check),
         Command::Sweep => {
             sweep::run();
             Ok(())

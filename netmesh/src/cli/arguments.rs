@@ -143,6 +143,11 @@ pub enum Command {
         after_help = "Examples:\n  netmesh counters\n  netmesh counters 2a02:1802:5e:1::/64 --watch\n  netmesh counters --top 10\n  netmesh counters --drops"
     )]
     Counters(Counters),
+    /// Watch prefixes, ports, reasons and tunnels live, on the whole terminal.
+    #[command(
+        after_help = "Tab changes the table, s sorts, / filters, p pauses, ? shows all keys, q quits.\n\nExamples:\n  netmesh top\n  netmesh top -i 5\n  netmesh -n nm-alice-gw top"
+    )]
+    Top(Top),
     /// Say what the data plane would do with a packet, and why: the loaded program decides it.
     #[command(
         after_help = "Nothing is sent and no counter moves.\n\nExamples:\n  netmesh explain 2a02:1802:5e:1::7 2606:4700::1111\n  netmesh explain 10.1.10.254 1.1.1.1 --in seg0 --proto tcp --size 1500\n  netmesh explain 2a02:1802:5e:1::7 2606:4700::1111 --hop-limit 1"
@@ -168,7 +173,12 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page.
-    Man,
+    #[command(after_help = "Examples:\n  netmesh man | man -l -\n  netmesh man --dir .")]
+    Man {
+        /// Write the pages of all commands into this folder instead.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
     /// Print the JSON Schema of an object, for editors.
     #[command(after_help = "Example:\n  netmesh schema network > network.schema.json")]
     Schema {
@@ -462,6 +472,18 @@ pub struct Counters {
     /// Per port: why packets were dropped or left to the kernel.
     #[arg(long)]
     pub drops: bool,
+}
+
+/// `netmesh top`.
+#[derive(Clone, Debug, Args)]
+pub struct Top {
+    /// Read the counters every so many seconds.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1,
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub interval: u64,
+    /// Asked for out of habit; `netmesh counters` is what prints once.
+    #[arg(long, hide = true)]
+    pub once: bool,
 }
 
 /// `netmesh explain`.

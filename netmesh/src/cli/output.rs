@@ -121,6 +121,12 @@ impl Output {
         self.color
     }
 
+    /// Where data goes, for what draws on a terminal.
+    #[must_use]
+    pub(super) const fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Prints text.
     ///
     /// # Errors

@@ -62,7 +62,7 @@ fn unreadable(error: reconcile::Error) -> Rejected {
 }
 
 /// Names for what tables and tunnels hold numbers of.
-fn names(networks: &[Network]) -> Names {
+pub(super) fn names(networks: &[Network]) -> Names {
     let mut names = Names::default();
     for network in networks {
         for resource in &network.resources {

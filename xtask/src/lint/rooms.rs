@@ -3,7 +3,7 @@
 use super::path::Named;
 
 /// A room of the library: the rooms it may name, itself left out.
-const ROOMS: [(&str, &[&str]); 11] = [
+const ROOMS: [(&str, &[&str]); 12] = [
     ("model", &[]),
     ("plan", &["model"]),
     ("kernel", &["plan"]),
@@ -36,6 +36,10 @@ const ROOMS: [(&str, &[&str]); 11] = [
         "metrics",
         &["plan", "kernel", "wireguard", "dataplane", "reconcile"],
     ),
+    (
+        "top",
+        &["plan", "kernel", "wireguard", "dataplane", "reconcile"],
+    ),
     ("doctor", &["plan", "kernel", "dataplane", "reconcile"]),
     (
         "cli",
@@ -50,6 +54,7 @@ const ROOMS: [(&str, &[&str]); 11] = [
             "daemon",
             "metrics",
             "doctor",
+            "top",
         ],
     ),
 ];
@@ -61,7 +66,7 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 17] = [
+const CRATES: [(&str, &[&str]); 18] = [
     ("aya", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
@@ -79,6 +84,7 @@ const CRATES: [(&str, &[&str]); 17] = [
     ("prometheus_client", &["metrics"]),
     ("hyper", &["metrics"]),
     ("hyper_util", &["metrics"]),
+    ("ratatui", &["top"]),
 ];
 
 /// Rooms without a kernel, a file or a clock, and what they may not name for that.
