@@ -97,9 +97,7 @@ pub(super) async fn confirm(
     } else if confirm.dry_run {
         out.text(format_args!("a change waits, {seconds_left} s are left\n"))?;
     } else {
-        out.text(format_args!(
-            "confirmed, {seconds_left} s before it was undone\n"
-        ))?;
+        out.text(format_args!("confirmed, {seconds_left} s were left\n"))?;
     }
     Ok(Exit::Done)
 }
