@@ -138,12 +138,18 @@ fn example_is_right(netmesh: &Path, root: &Path) -> anyhow::Result<()> {
         fs::read(example())? == fs::read(examples.join("node.toml"))?,
         "the example is another one"
     );
-    for (from, to) in [
-        ("node.toml", "node.toml"),
-        ("networks/example.toml.sample", "networks/example.toml"),
-    ] {
-        fs::copy(examples.join(from), folder.join(to)).with_context(|| from.to_owned())?;
+    fs::copy(examples.join("node.toml"), folder.join("node.toml"))?;
+    let mut sample = fs::read_to_string(examples.join("networks/example.toml.sample"))?;
+    // The sample says where a key belongs, and how to come by one.
+    for name in ["example/gw", "example/web"] {
+        let mut command = Command::new(netmesh);
+        let command = command.arg("--config").arg(&folder);
+        let key = said(command.args(["key", "gen", name]))?;
+        let place = format!("what `netmesh key gen {name}` printed");
+        ensure!(sample.contains(&place), "the sample has no {place}");
+        sample = sample.replace(&place, key.trim());
     }
+    fs::write(folder.join("networks/example.toml"), sample)?;
     let _ = said(
         Command::new(netmesh)
             .arg("--config")
