@@ -40,6 +40,8 @@ fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
     eventually("the mesh carries packets", SOON, || {
         ping(&here, web, INTERNET.into(), 104, 1).is_ok_and(|pings| pings.received == 1)
     });
+    // Until then it is the kernel that forwards.
+    lab.resolved("router");
     let prefix = lab.prefix(&RESOURCES[1]);
     let counted = || {
         let rows = lab.json("router", &["counters", &prefix])["prefixes"].clone();
@@ -77,7 +79,12 @@ fn programs_are_replaced_under_traffic_and_nothing_is_lost() {
     }
     // Counters and routes went on as if nothing had been.
     let after = counted();
-    assert_eq!([after[0] - before[0], after[1] - before[1]], [sent, sent]);
+    let told = lab.json("router", &["dataplane", "status"]);
+    assert_eq!(
+        [after[0] - before[0], after[1] - before[1]],
+        [sent, sent],
+        "{told}"
+    );
     assert_eq!(lab.json("router", &["route"]), routes);
     lab.settles("router");
 
