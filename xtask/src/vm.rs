@@ -147,9 +147,13 @@ fn jobs(
         });
     }
     let names: Vec<&str> = tests.iter().map(String::as_str).collect();
-    if !names.is_empty() && names.iter().all(|name| *name == "demo") {
-        return jobs;
-    }
+    // A word that is a program's name stands for that program alone.
+    let is_program = |word: &str| word == "demo" || found.iter().any(|(name, _)| name == word);
+    let words: Vec<&str> = names
+        .iter()
+        .copied()
+        .filter(|word| !is_program(word))
+        .collect();
     for (name, path) in found {
         // Of the library only what meets the kernel; the rest is the same everywhere.
         let filter = match (name.as_str(), names.is_empty()) {
@@ -158,12 +162,14 @@ fn jobs(
             ("netmesh_tests", _) => continue,
             // It is a job of its own.
             ("demo", true) => continue,
+            ("demo", false) if names.contains(&"demo") => continue,
             // Bulk transfers of an emulated machine: by name only.
             ("stacks", true) => continue,
             // A program's own name stands for all of it.
             (name, true) => whole(kernel, name).to_owned(),
             (name, false) if names.contains(&name) => whole(kernel, name).to_owned(),
-            (_, _) => names.join(" "),
+            (_, _) if words.is_empty() => continue,
+            (_, _) => words.join(" "),
         };
         jobs.push(Job {
             name: name.clone(),
