@@ -2,18 +2,18 @@
 
 use std::process::Command;
 
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
-use aya::{Ebpf, EbpfLoader};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::cases::lab;
 use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Input, Outcome};
 use crate::ledger::{COUNTERS, Ledger};
-use crate::stage_one::StageOne;
+use crate::stage_one::{StageOne, load};
 use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -59,6 +59,15 @@ impl Verdict {
 
 type Prefixes<const N: usize> = LpmTrie<MapData, [u8; N], FibEntry>;
 
+/// Room in the maps.
+const SIZES: [(&str, u32); 5] = [
+    ("FIB6", 256),
+    ("FIB4", 256),
+    ("RIB", 256),
+    ("COUNTER_IDS", 256),
+    ("PREFIX_CNT", COUNTERS),
+];
+
 /// Programs and maps of one thread, in a network namespace of its own.
 pub(crate) struct Kernel {
     object: Ebpf,
@@ -86,12 +95,7 @@ impl Kernel {
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }
-        let mut loader = EbpfLoader::new();
-        for name in ["FIB6", "FIB4", "RIB", "COUNTER_IDS"] {
-            loader.map_max_entries(name, 256);
-        }
-        loader.map_max_entries("PREFIX_CNT", COUNTERS);
-        let mut object = loader.load(OBJECT).unwrap();
+        let mut object = load(&SIZES, OBJECT);
         let xdp: &mut Xdp = program(&mut object, "netmesh_xdp");
         xdp.load().unwrap();
         let tc: &mut SchedClassifier = program(&mut object, "netmesh_tc");

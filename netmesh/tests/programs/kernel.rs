@@ -1,27 +1,22 @@
 //! The programs, loaded, and their tables.
 
-use std::path::Path;
-
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, PerCpuArray};
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp,
 };
-use aya::{Ebpf, EbpfLoader, Pod};
-use netmesh::dataplane::make_tables;
-use netmesh::dataplane::pin::ensure_bpffs;
+use aya::{Ebpf, Pod};
 use netmesh_common::group::Group;
 use netmesh_common::table::{
     FibEntry, NextHop, Port, PortCounters, PrefixCounters, REASONS, vlan_key,
 };
 use netmesh_common::verdict::{DropReason, PuntReason};
-use nix::unistd::gettid;
 
 use super::{COUNTERS, OBJECT};
 use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Count, Input, Outcome, lab};
-use crate::stage_one::StageOne;
+use crate::stage_one::{StageOne, load};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -42,6 +37,15 @@ const NOTHING: PortCounters = PortCounters {
     dropped: [0; REASONS],
 };
 
+/// Room in the maps.
+const SIZES: [(&str, u32); 5] = [
+    ("FIB6", 256),
+    ("FIB4", 256),
+    ("RIB", 256),
+    ("COUNTER_IDS", 256),
+    ("PREFIX_CNT", COUNTERS),
+];
+
 /// The programs, loaded.
 pub(super) struct Kernel {
     pub(super) object: Ebpf,
@@ -53,19 +57,8 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn new() -> Self {
-        let mut loader = EbpfLoader::new();
-        for name in ["FIB6", "FIB4", "RIB", "COUNTER_IDS"] {
-            loader.map_max_entries(name, 256);
-        }
-        loader.map_max_entries("PREFIX_CNT", COUNTERS);
-        ensure_bpffs().unwrap();
-        let pin = format!("/sys/fs/bpf/nmt-tables-{}", gettid());
-        make_tables(pin.as_ref()).unwrap();
-        loader.map_pin_path("TABLES", Path::new(&pin));
-        let loaded = loader.load(OBJECT);
-        std::fs::remove_file(&pin).unwrap();
         let mut kernel = Self {
-            object: loaded.unwrap(),
+            object: load(&SIZES, OBJECT),
             slot: None,
             stage: None,
         };

@@ -1,17 +1,21 @@
 //! Stage 1 of the table, filled by hand from a router's prefixes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
-use aya::Ebpf;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, Map, MapData};
+use aya::{Ebpf, EbpfLoader};
+use netmesh::dataplane::make_tables;
+use netmesh::dataplane::pin::ensure_bpffs;
 use netmesh_common::lines::tally;
 use netmesh_common::lines::{
     Bucket, Class, Direction, HEADER, Place, SLOTS, Shape, Table, WORDS, place,
 };
 use netmesh_common::table::{FibEntry, PrefixCounters, PrefixKey};
+use nix::unistd::gettid;
 
 use crate::cases::reference::Prefix;
 
@@ -22,6 +26,21 @@ const KEYS: [u64; 4] = [
     0x94d0_49bb_1331_11eb,
     0xd6e8_feb8_6659_fd93,
 ];
+
+/// Loads an object with tables as the product makes them: a kernel takes only such as are alike.
+pub(crate) fn load(sizes: &[(&str, u32)], object: &[u8]) -> Ebpf {
+    ensure_bpffs().unwrap();
+    let pin = PathBuf::from(format!("/sys/fs/bpf/nmt-tables-{}", gettid()));
+    make_tables(&pin).unwrap();
+    let mut loader = EbpfLoader::new();
+    for (name, entries) in sizes {
+        loader.map_max_entries(name, *entries);
+    }
+    loader.map_pin_path("TABLES", &pin);
+    let loaded = loader.load(object);
+    std::fs::remove_file(&pin).unwrap();
+    loaded.unwrap()
+}
 
 /// A table in the kernel, and the classes of its entries.
 pub(crate) struct StageOne {
