@@ -244,9 +244,10 @@ fn who_was_killed_meanwhile_makes_no_difference() {
     eventually("somebody waits", SOON, || {
         pending(&lab).is_some() && !watchers(&lab).is_empty()
     });
-    apply.kill().expect("it runs");
-    let killed = apply.wait().expect("it ends");
-    assert_eq!(killed.code(), None, "it was not done yet");
+    let _ = apply.kill();
+    // One that was quicker is undone all the same.
+    let ended = apply.wait().expect("it ends");
+    assert!(matches!(ended.code(), None | Some(0)), "{ended}");
     eventually("it is undone", SOON, || pending(&lab).is_none());
     assert_eq!(lab.dump(NODE, &HERE), before);
     assert_eq!(read(network_file(&lab)), files);
