@@ -65,9 +65,6 @@ enum Command {
         /// The machine is killed after this many minutes.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
-        /// The demo, the verifier and the end-to-end tests, without the library's own tests.
-        #[arg(long, conflicts_with = "tests")]
-        end_to_end: bool,
         /// Only tests whose name contains one of these; `demo` is the demo.
         #[arg(last = true)]
         tests: Vec<String>,
@@ -142,7 +139,6 @@ fn main() -> ExitCode {
         Command::Vm {
             kernel,
             minutes,
-            end_to_end,
             tests,
         } => vm::run(&vm::Options {
             kernels: match kernel.is_empty() {
@@ -150,7 +146,6 @@ fn main() -> ExitCode {
                 false => kernel,
             },
             tests,
-            end_to_end,
             limit: Duration::from_secs(minutes * 60),
         }),
         Command::Bench { only, sizes } => bench::run(only, &sizes),

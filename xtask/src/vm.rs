@@ -48,8 +48,6 @@ pub(crate) struct Options {
     pub(crate) kernels: Vec<Kernel>,
     /// Names, or parts of names, of tests, and names of test programs; all when there are none.
     pub(crate) tests: Vec<String>,
-    /// Without the tests of the library itself.
-    pub(crate) end_to_end: bool,
     /// The machine is killed after this.
     pub(crate) limit: Duration,
 }
@@ -99,7 +97,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut machines = Vec::new();
     for kernel in &options.kernels {
         let name = kernel.name();
-        let jobs = jobs(*kernel, &netmesh, &found, options);
+        let jobs = jobs(*kernel, &netmesh, &found, &options.tests);
         let image = image::prepare(*kernel, &script(&jobs, patience))
             .with_context(|| format!("the machine for Linux {name} could not be made"))?;
         machines.push((name, image));
@@ -130,13 +128,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 /// The tests that need a kernel, and without names of tests the demo before them.
-fn jobs(
-    kernel: Kernel,
-    netmesh: &Path,
-    found: &[(String, PathBuf)],
-    options: &Options,
-) -> Vec<Job> {
-    let tests = &options.tests;
+fn jobs(kernel: Kernel, netmesh: &Path, found: &[(String, PathBuf)], tests: &[String]) -> Vec<Job> {
     let mut jobs = Vec::new();
     let demo = |word: &String| word == "demo";
     if tests.is_empty() || tests.iter().any(demo) {
@@ -157,7 +149,6 @@ fn jobs(
     for (name, path) in found {
         // Of the library only what meets the kernel; the rest is the same everywhere.
         let filter = match (name.as_str(), names.is_empty()) {
-            ("netmesh" | "frames", _) if options.end_to_end => continue,
             ("netmesh", true) => "dataplane:: kernel::".to_owned(),
             ("netmesh_tests", _) => continue,
             // It is a job of its own.

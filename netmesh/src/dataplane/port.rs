@@ -106,6 +106,12 @@ impl Instance {
                 self.remove_port(ifindex)?;
             }
         }
+        // A list is written before its port's entry, and goes after it.
+        for ifindex in self.martians()?.into_keys() {
+            if !attached.contains(&ifindex) {
+                self.set_martians(ifindex, &Martians::new())?;
+            }
+        }
         Ok(())
     }
 

@@ -57,7 +57,9 @@ pub enum Error {
         source: io::Error,
     },
     /// The record of what was applied.
-    #[error("cannot read or write {path}, where the objects that were applied are kept")]
+    #[error(
+        "cannot read or write {path}, where the objects that were applied are kept; where it cannot be understood, remove it: the node stays as it is, and a change that waits is no longer undone"
+    )]
     Record {
         /// Its file.
         path: PathBuf,

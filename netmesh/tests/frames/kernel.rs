@@ -59,15 +59,6 @@ impl Verdict {
 
 type Prefixes<const N: usize> = LpmTrie<MapData, [u8; N], FibEntry>;
 
-/// Room in the maps.
-const SIZES: [(&str, u32); 5] = [
-    ("FIB6", 256),
-    ("FIB4", 256),
-    ("RIB", 256),
-    ("COUNTER_IDS", 256),
-    ("PREFIX_CNT", COUNTERS),
-];
-
 /// Programs and maps of one thread, in a network namespace of its own.
 pub(crate) struct Kernel {
     object: Ebpf,
@@ -95,7 +86,7 @@ impl Kernel {
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }
-        let mut object = load(&SIZES, OBJECT);
+        let mut object = load(OBJECT, COUNTERS);
         let xdp: &mut Xdp = program(&mut object, "netmesh_xdp");
         xdp.load().unwrap();
         let tc: &mut SchedClassifier = program(&mut object, "netmesh_tc");

@@ -37,15 +37,6 @@ const NOTHING: PortCounters = PortCounters {
     dropped: [0; REASONS],
 };
 
-/// Room in the maps.
-const SIZES: [(&str, u32); 5] = [
-    ("FIB6", 256),
-    ("FIB4", 256),
-    ("RIB", 256),
-    ("COUNTER_IDS", 256),
-    ("PREFIX_CNT", COUNTERS),
-];
-
 /// The programs, loaded.
 pub(super) struct Kernel {
     pub(super) object: Ebpf,
@@ -58,7 +49,7 @@ pub(super) struct Kernel {
 impl Kernel {
     pub(super) fn new() -> Self {
         let mut kernel = Self {
-            object: load(&SIZES, OBJECT),
+            object: load(OBJECT, COUNTERS),
             slot: None,
             stage: None,
         };

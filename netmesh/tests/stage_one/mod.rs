@@ -28,14 +28,15 @@ const KEYS: [u64; 4] = [
 ];
 
 /// Loads an object with tables as the product makes them: a kernel takes only such as are alike.
-pub(crate) fn load(sizes: &[(&str, u32)], object: &[u8]) -> Ebpf {
+pub(crate) fn load(object: &[u8], counters: u32) -> Ebpf {
     ensure_bpffs().unwrap();
     let pin = PathBuf::from(format!("/sys/fs/bpf/nmt-tables-{}", gettid()));
     make_tables(&pin).unwrap();
     let mut loader = EbpfLoader::new();
-    for (name, entries) in sizes {
-        loader.map_max_entries(name, *entries);
+    for name in ["FIB6", "FIB4", "RIB", "COUNTER_IDS"] {
+        loader.map_max_entries(name, 256);
     }
+    loader.map_max_entries("PREFIX_CNT", counters);
     loader.map_pin_path("TABLES", &pin);
     let loaded = loader.load(object);
     std::fs::remove_file(&pin).unwrap();

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 
+use netmesh_common::table::Port as PortEntry;
+
 use super::lab::{Machine, alone, eventually, facts, here, ip, tc, tc_link, veth};
 use crate::dataplane::{Error, Instance, View, pin, sys};
 use crate::plan::state::{Hook, Port, Sources};
@@ -123,12 +125,22 @@ fn what_a_killed_writer_left_of_a_port_goes() {
         veth("p2", "p3");
         let mut instance = Instance::create("one", here()).unwrap();
         let device = facts().devices["p2"].clone();
-        instance.put_port(&device, &XDP, &facts()).unwrap();
+        let listed = [("10.0.0.0/8".parse().unwrap(), false)];
+        let port = Port {
+            martians: listed.into(),
+            ..XDP
+        };
+        instance.put_port(&device, &port, &facts()).unwrap();
+        // Killed before the port's own entry, which comes after its list.
+        instance.set_martians(9999, &port.martians).unwrap();
+        assert_eq!(instance.martians().unwrap().len(), 2);
         assert!(words(&instance).is_empty());
         instance.attach("p0", &XDP, &facts()).unwrap();
         let known = instance.port_entries().unwrap();
         assert_eq!(known.len(), 1);
         assert_eq!(known[0].0, facts().devices["p0"].ifindex);
+        assert!(instance.martians().unwrap().is_empty());
+        assert_eq!(known[0].1.flags & PortEntry::LISTED, 0);
     });
 }
 
