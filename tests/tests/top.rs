@@ -1,11 +1,11 @@
 //! `netmesh top` as somebody at a terminal sees it: a pseudo terminal, a screen that is read as a
 //! terminal would, keys, and the terminal afterwards.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv6Addr, UdpSocket};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -28,6 +28,8 @@ struct Terminal {
     script: Child,
     keys: ChildStdin,
     screen: Arc<Mutex<vt100::Parser>>,
+    /// The shell's number and the terminal's name: the screen may be taken before anybody looks.
+    told: mpsc::Receiver<(String, String)>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -49,16 +51,29 @@ impl Terminal {
             .stdout(Stdio::piped())
             .spawn()
             .expect("script starts");
-        let mut output = script.stdout.take().expect("a pipe");
+        let output = script.stdout.take().expect("a pipe");
         let screen = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let shared = Arc::clone(&screen);
+        let (tell, told) = mpsc::channel();
         let reader = thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            if output.read_until(b'\n', &mut line).is_ok() {
+                let words = String::from_utf8_lossy(&line);
+                let mut words = words.split_whitespace().skip(1).map(ToOwned::to_owned);
+                if let (Some(shell), Some(tty)) = (words.next(), words.next()) {
+                    // Only one test asks.
+                    let _ = tell.send((shell, tty));
+                }
+                shared.lock().expect("a screen").process(&line);
+            }
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = output.read(&mut buffer) {
                 shared.lock().expect("a screen").process(&buffer[..length]);
             }
         });
         Self {
+            told,
             keys: script.stdin.take().expect("a pipe"),
             script,
             screen,
@@ -238,16 +253,7 @@ fn a_terminal_is_given_back_when_netmesh_is_told_to_end() {
     let lab = Lab::pair();
     lab.attach_pair("xdp", "any");
     let terminal = Terminal::open(&lab, "router");
-    let shell = |terminal: &Terminal| {
-        let lines = terminal.lines("shell");
-        let words = lines.first().filter(|words| words.len() == 3)?;
-        Some((words[1].clone(), words[2].clone()))
-    };
-    let mut told = None;
-    eventually("the shell says its number", SOON, || {
-        told = shell(&terminal).or(told.take());
-        told.is_some()
-    });
+    let told = terminal.told.recv_timeout(SOON);
     let (pid, tty) = told.expect("a number and a terminal");
     let has_foot = |row: usize| {
         let text = terminal.text();

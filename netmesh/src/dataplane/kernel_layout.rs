@@ -1,9 +1,13 @@
 //! Where the fields of the running kernel's `struct neighbour` are, from its BTF.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::sync::OnceLock;
 
-use btf_rs::{Btf, Type};
+use btf_rs::{Backend, Btf, Type};
 use netmesh_common::table::NeighbourLayout;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::Error;
 
@@ -11,13 +15,36 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Reads the layout; `netns` is the inode number of the namespace to follow.
 pub(super) fn read(netns: u32) -> Result<NeighbourLayout, Error> {
-    let btf = Btf::from_file(BTF).map_err(|error| Error::Btf {
+    static READ: OnceLock<NeighbourLayout> = OnceLock::new();
+    let layout = match READ.get() {
+        Some(layout) => *layout,
+        None => {
+            let layout = look()?;
+            *READ.get_or_init(|| layout)
+        }
+    };
+    Ok(NeighbourLayout { netns, ..layout })
+}
+
+/// The kernel's type information. Its file can be mapped since Linux 6.16 only, a copy of it
+/// always; everything else the library offers unpacks all of it first, which takes 15 times as
+/// long as all we ask.
+fn open() -> io::Result<Btf> {
+    let mut copy = File::from(memfd_create("btf", MFdFlags::MFD_CLOEXEC)?);
+    copy.write_all(&fs::read(BTF)?)?;
+    let path = format!("/proc/self/fd/{}", copy.as_raw_fd());
+    Btf::from_file_with_backend(path, Backend::Mmap)
+        .map_err(|error| io::Error::other(error.to_string()))
+}
+
+fn look() -> Result<NeighbourLayout, Error> {
+    let btf = open().map_err(|source| Error::Btf {
         what: "the kernel",
-        source: io::Error::other(error.to_string()),
+        source,
     })?;
     let at = |r#struct: &'static str, path: &'static str| offset(&btf, r#struct, path);
     Ok(NeighbourLayout {
-        netns,
+        netns: 0,
         dev: at("neighbour", "dev")?,
         dev_ifindex: at("net_device", "ifindex")?,
         // `possible_net_t` holds the pointer as its only member, at its start.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -161,11 +162,11 @@ fn unfollowed(folder: &Folder, error: &Error) {
 
 /// All of the follower, or none of it.
 fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
-    let btf = Btf::from_sys_fs().map_err(refused)?;
+    let btf = kernel_types()?;
     let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
         let follower: &mut BtfTracePoint = program(ebpf, name)?;
-        verified(|| follower.load(tracepoint, &btf))?;
+        verified(|| follower.load(tracepoint, btf))?;
         let link = follower.attach().map_err(refused)?;
         let link: FdLink = follower.take_link(link).map_err(refused)?.into();
         links.push((name, link));
@@ -174,6 +175,16 @@ fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> 
         link.pin(path(name)).map_err(refused)?;
     }
     Ok(())
+}
+
+/// The kernel's types as the library wants them, read once.
+fn kernel_types() -> Result<&'static Btf, Error> {
+    static TYPES: OnceLock<Btf> = OnceLock::new();
+    if let Some(types) = TYPES.get() {
+        return Ok(types);
+    }
+    let types = Btf::from_sys_fs().map_err(refused)?;
+    Ok(TYPES.get_or_init(|| types))
 }
 
 /// The verifier gives up with `EAGAIN` when anything wakes the thread it runs on: on a busy
