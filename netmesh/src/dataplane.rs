@@ -14,6 +14,7 @@ pub mod explain;
 pub mod fib;
 mod group;
 mod grow;
+mod growing;
 pub mod instance;
 mod kernel_layout;
 mod lines;

@@ -220,7 +220,7 @@ fn a_scrape_says_what_the_counters_say() {
         ),
         (
             "netmesh_routes_capacity{namespace=\"node\"}",
-            f64::from(1 << 20),
+            f64::from(1 << 24),
         ),
     ] {
         assert_eq!(seen.get(series), Some(&value), "{series}");

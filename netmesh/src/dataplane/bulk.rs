@@ -59,6 +59,8 @@ impl Instance {
         }
         self.note()?;
         self.reserve(routes.len() as u64)?;
+        let room = self.maps().rib.reserve(routes.len());
+        room.map_err(|source| self.full_or("RIB", source))?;
         // Next hops are in no route until their chunk is written, so there must be room for all of
         // them at once: looking for more gives up those without a route.
         self.make_room(single.len())?;
@@ -186,7 +188,8 @@ impl Instance {
             .iter()
             .map(|one| (rib_key_of(&one.prefix, origin), one.entry))
             .collect();
-        self.put_all("RIB", self.maps.rib_fd.as_fd(), &rib)?;
+        let written = self.maps().rib.put_all(&rib);
+        written.map_err(|source| self.full_or("RIB", source))?;
         let six = chunk.iter().filter(|one| one.prefix.family == 6);
         let six: Vec<_> = six
             .map(|one| (Key::new(64, one.prefix.address), one.fib))

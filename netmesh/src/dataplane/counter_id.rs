@@ -102,7 +102,7 @@ impl Instance {
     fn has_route(&self, prefix: &PrefixKey) -> Result<bool, Error> {
         for origin in Origin::ALL {
             let key = rib_key_of(prefix, *origin);
-            if found(self.maps.rib.get(&key, 0), "RIB")?.is_some() {
+            if self.maps.rib.get(&key)?.is_some() {
                 return Ok(true);
             }
         }

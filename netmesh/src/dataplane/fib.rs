@@ -16,7 +16,6 @@ use netmesh_common::table::{Action, FibEntry, Origin, PrefixKey, RibEntry, RibKe
 
 use super::group::Way;
 use super::instance::View;
-use super::maps::{found, gone, retry_memory};
 use super::route::{self, prefix_key};
 pub use super::route::{Match, RouteRow, origin_name};
 use super::{Error, Instance};
@@ -142,7 +141,7 @@ impl View {
     }
 
     fn read_rib(&self, key: &RibKey) -> Result<Option<RibEntry>, Error> {
-        found(self.maps.rib.get(key, 0), "RIB")
+        self.maps.rib.get(key)
     }
 }
 
@@ -308,12 +307,12 @@ impl Instance {
     }
 
     fn write_rib(&mut self, key: &RibKey, entry: &RibEntry) -> Result<(), Error> {
-        retry_memory(|| self.maps().rib.insert(key, entry, 0))
-            .map_err(|source| self.full_or("RIB", source))
+        let written = self.maps().rib.insert(key, entry);
+        written.map_err(|source| self.full_or("RIB", source))
     }
 
     pub(super) fn erase_rib(&mut self, key: &RibKey) -> Result<(), Error> {
-        gone(self.maps().rib.remove(key), "RIB", "remove a route")
+        self.maps().rib.remove(key, "remove a route")
     }
 
     pub(super) fn full_or(&self, map: &'static str, source: MapError) -> Error {
@@ -327,7 +326,7 @@ impl Instance {
                 Error::Full {
                     table: "the route table",
                     capacity: self.maps.route_capacity.into(),
-                    remedy: "load the data plane with a larger route capacity",
+                    remedy: "put aggregates in the place of what lies inside them",
                 }
             }
             _ => Error::Map {

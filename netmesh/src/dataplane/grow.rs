@@ -16,7 +16,7 @@ use netmesh_common::lines::{Direction, Shape, prefix_of};
 use netmesh_common::table::PrefixCounters;
 
 use super::lines::{Classes, failed, make, random};
-use super::maps::{found, gone, retry_memory};
+use super::maps::gone;
 use super::{Error, Instance};
 
 impl Instance {
@@ -132,15 +132,14 @@ impl Instance {
 
     /// Adds to what user space remembers of a prefix's packets.
     fn keep(&mut self, key: u64, more: &PrefixCounters) -> Result<(), Error> {
-        let before = found(self.maps.kept.get(&key, 0), "KEPT")?.unwrap_or_default();
+        let before = self.maps.kept.get(&key)?.unwrap_or_default();
         let sum = PrefixCounters {
             to_packets: before.to_packets + more.to_packets,
             to_bytes: before.to_bytes + more.to_bytes,
             from_packets: before.from_packets + more.from_packets,
             from_bytes: before.from_bytes + more.from_bytes,
         };
-        let maps = self.maps();
-        match retry_memory(|| maps.kept.insert(key, sum, 0)) {
+        match self.maps().kept.insert(&key, &sum) {
             // No more can be remembered of prefixes that are gone: as with counters, they are
             // given away when all are taken.
             Err(_) if before == PrefixCounters::default() => Ok(()),

@@ -22,18 +22,10 @@ pub struct Capacity {
     pub counters: u32,
 }
 
-impl Capacity {
-    /// How many prefixes something may have to be remembered of beside their entries: that they
-    /// have longer ones inside, that they have counted more than a slot holds.
-    pub(super) fn notes(self) -> u32 {
-        (self.routes / 4).max(1024)
-    }
-}
-
 impl Default for Capacity {
     fn default() -> Self {
         Self {
-            routes: 1 << 20,
+            routes: 1 << 24,
             counters: 1 << 16,
         }
     }

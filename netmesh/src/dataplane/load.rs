@@ -15,7 +15,7 @@ use netmesh_common::lines::HEADER;
 use super::instance::Capacity;
 use super::lines::Lines;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, kernel_layout, lines, maps, probe};
+use super::{Error, growing, kernel_layout, lines, maps, probe};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -46,10 +46,10 @@ pub(super) fn load(
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
-        .map_max_entries("INSIDE", capacity.notes())
-        .map_max_entries("CARRIED", capacity.notes())
-        .map_max_entries("KEPT", capacity.notes())
-        .map_max_entries("RIB", capacity.routes.saturating_mul(2))
+        .map_max_entries("CARRIED", maps::notes(capacity.routes))
+        .map_max_entries("INSIDE", growing::FIRST.min(capacity.routes))
+        .map_max_entries("KEPT", growing::FIRST.min(maps::notes(capacity.routes)))
+        .map_max_entries("RIB", growing::FIRST.min(capacity.routes.saturating_mul(2)))
         .map_max_entries("PREFIX_CNT", capacity.counters)
         .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
         .load(OBJECT)

@@ -15,6 +15,7 @@ use netmesh_common::table::{
 };
 use netmesh_common::trace::{RING, TraceFilter};
 
+use super::growing::Growing;
 use super::pin::Folder;
 use super::{Error, sys};
 
@@ -34,30 +35,26 @@ pub(super) struct Maps {
     pub(super) martians: LpmTrie<MapData, [u32; 6], u32>,
     pub(super) prefix_counters: PerCpuArray<MapData, PrefixCounters>,
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
-    pub(super) rib: HashMap<MapData, RibKey, RibEntry>,
+    pub(super) rib: Growing<RibKey, RibEntry>,
     pub(super) counter_ids: HashMap<MapData, PrefixKey, u32>,
     /// How many prefixes lie inside one that stage 1 may hold.
-    pub(super) inside: HashMap<MapData, u64, u32>,
+    pub(super) inside: Growing<u64, u32>,
     /// What the slots of tables that are gone had counted.
-    pub(super) kept: HashMap<MapData, u64, PrefixCounters>,
+    pub(super) kept: Growing<u64, PrefixCounters>,
     /// Which generation is asked, to be mapped into memory.
     pub(super) active_fd: OwnedFd,
     /// The words of the tables' headers, to be mapped into memory.
     pub(super) headers_fd: OwnedFd,
     /// The classes, to be mapped into memory.
     pub(super) classes_fd: OwnedFd,
-    /// What stage 1 has carried, to be read as a whole; so the next two.
+    /// What stage 1 has carried, to be read as a whole.
     carried_fd: OwnedFd,
     /// The tries again, to be written many at a time.
     pub(super) fib6_fd: OwnedFd,
     pub(super) fib4_fd: OwnedFd,
-    kept_fd: OwnedFd,
-    inside_fd: OwnedFd,
     tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
-    /// The RIB again, to be read as a whole.
-    pub(super) rib_fd: OwnedFd,
     /// The counter identities again, to be read as a whole.
     pub(super) counter_ids_fd: OwnedFd,
     /// Prefixes of one family the FIB can hold.
@@ -65,14 +62,34 @@ pub(super) struct Maps {
 }
 
 /// What a map must look like to be used by this binary.
-struct Shape {
-    name: &'static str,
+pub(super) struct Shape {
+    pub(super) name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
     /// `None` where the size is chosen when the instance is made.
     entries: Option<u32>,
     flags: u32,
+}
+
+impl Shape {
+    /// A map like this, for so many entries, that nobody else knows yet.
+    pub(super) fn make(&self, entries: u32) -> Result<MapData, MapError> {
+        let map = aya_obj::Map::new_from_params(
+            self.kind as u32,
+            self.key as u32,
+            self.value as u32,
+            entries,
+            self.flags,
+        );
+        MapData::create(map, self.name, None)
+    }
+}
+
+/// How many prefixes something may have to be remembered of beside their entries: that they have
+/// counted more than a slot holds.
+pub(super) fn notes(routes: u32) -> u32 {
+    (routes / 4).clamp(1 << 10, 1 << 18)
 }
 
 const fn shape(
@@ -292,21 +309,18 @@ impl Maps {
             martians: typed(folder, &MARTIANS)?,
             prefix_counters: typed(folder, &PREFIX_CNT)?,
             port_counters: typed(folder, &PORT_CNT)?,
-            rib: typed(folder, &RIB)?,
+            rib: Growing::open(folder, &RIB, route_capacity.saturating_mul(2))?,
             counter_ids: typed(folder, &COUNTER_IDS)?,
-            inside: typed(folder, &INSIDE)?,
-            kept: typed(folder, &KEPT)?,
+            inside: Growing::open(folder, &INSIDE, route_capacity)?,
+            kept: Growing::open(folder, &KEPT, notes(route_capacity))?,
             headers_fd: checked(folder, &HEADERS)?,
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
             fib6_fd: raw(folder, &FIB6)?,
             fib4_fd: raw(folder, &FIB4)?,
             carried_fd: checked(folder, &CARRIED)?,
-            kept_fd: raw(folder, &KEPT)?,
-            inside_fd: raw(folder, &INSIDE)?,
             tables_fd: raw(folder, &TABLES)?,
             next_hops_fd: raw(folder, &NEXT_HOPS)?,
-            rib_fd: raw(folder, &RIB)?,
             counter_ids_fd: raw(folder, &COUNTER_IDS)?,
             route_capacity,
         })
@@ -314,15 +328,12 @@ impl Maps {
 
     /// Every entry of the RIB, in no order.
     pub(super) fn each_rib(&self, entry: impl FnMut(RibKey, RibEntry)) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
-        sys::read_hash(self.rib_fd.as_fd(), entry).map_err(|source| unreadable(RIB.name, source))
+        self.rib.each(entry)
     }
 
     /// Every key with prefixes inside, and how many, in no order.
     pub(super) fn each_inside(&self, entry: impl FnMut(u64, u32)) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
-        sys::read_hash(self.inside_fd.as_fd(), entry)
-            .map_err(|source| unreadable(INSIDE.name, source))
+        self.inside.each(entry)
     }
 
     /// What the slots of stage 1 have counted beyond what they hold now, by key, in no order; a
@@ -332,10 +343,9 @@ impl Maps {
         mut entry: impl FnMut(u64, PrefixCounters),
     ) -> Result<(), Error> {
         use std::os::fd::AsFd as _;
-        for (name, map) in [(CARRIED.name, &self.carried_fd), (KEPT.name, &self.kept_fd)] {
-            sys::read_hash(map.as_fd(), &mut entry).map_err(|source| unreadable(name, source))?;
-        }
-        Ok(())
+        sys::read_hash(self.carried_fd.as_fd(), &mut entry)
+            .map_err(|source| unreadable(CARRIED.name, source))?;
+        self.kept.each(entry)
     }
 
     /// Takes a table of stage 1 out; returns when no program uses it any more.
@@ -357,7 +367,7 @@ impl Maps {
     }
 }
 
-fn unreadable(map: &'static str, source: std::io::Error) -> Error {
+pub(super) fn unreadable(map: &'static str, source: std::io::Error) -> Error {
     Error::Map {
         map,
         action: "read it",
@@ -373,7 +383,7 @@ pub(super) fn trace(
 }
 
 /// The pinned map's own description, once it is known to fit.
-fn check(folder: &Folder, shape: &Shape) -> Result<MapInfo, Error> {
+pub(super) fn check(folder: &Folder, shape: &Shape) -> Result<MapInfo, Error> {
     let path = folder.map(shape.name);
     let info = MapInfo::from_pin(&path).map_err(|source| Error::Map {
         map: shape.name,
@@ -402,7 +412,10 @@ fn check(folder: &Folder, shape: &Shape) -> Result<MapInfo, Error> {
     Ok(info)
 }
 
-fn typed<T: TryFrom<Map, Error = MapError>>(folder: &Folder, shape: &Shape) -> Result<T, Error> {
+pub(super) fn typed<T: TryFrom<Map, Error = MapError>>(
+    folder: &Folder,
+    shape: &Shape,
+) -> Result<T, Error> {
     check(folder, shape)?;
     let fail = |source| Error::Map {
         map: shape.name,
@@ -418,7 +431,7 @@ fn checked(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
     raw(folder, shape)
 }
 
-fn raw(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
+pub(super) fn raw(folder: &Folder, shape: &Shape) -> Result<OwnedFd, Error> {
     sys::open(&folder.map(shape.name)).map_err(|source| unreadable(shape.name, source))
 }
 

@@ -123,17 +123,15 @@ impl Backing for Instance {
     }
 
     fn inside(&self, key: u64) -> Result<u32, Error> {
-        Ok(found(self.maps.inside.get(&key, 0), "INSIDE")?.unwrap_or(0))
+        Ok(self.maps.inside.get(&key)?.unwrap_or(0))
     }
 
     fn set_inside(&mut self, key: u64, count: u32) -> Result<(), Error> {
         if count == 0 {
-            let result = self.maps().inside.remove(&key);
-            return gone(result, "INSIDE", "remove a note");
+            return self.maps().inside.remove(&key, "remove a note");
         }
-        let maps = self.maps();
-        retry_memory(|| maps.inside.insert(key, count, 0))
-            .map_err(|source| self.full_or("INSIDE", source))
+        let written = self.maps().inside.insert(&key, &count);
+        written.map_err(|source| self.full_or("INSIDE", source))
     }
 
     fn table(&self) -> Option<Table<'_>> {

@@ -3,6 +3,7 @@
 
 mod attach;
 mod group;
+mod growing;
 mod instance;
 mod lab;
 mod lines;

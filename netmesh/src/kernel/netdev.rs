@@ -2,12 +2,16 @@
 //! Documentation/netlink/specs/netdev.yaml).
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use futures_util::StreamExt as _;
+use genetlink::GenetlinkHandle;
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload, NlasIterator,
-    ParseableParametrized, parse_u32, parse_u64,
+    DecodeError, DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    NlasIterator, ParseableParametrized, parse_u32, parse_u64,
 };
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 
 use super::Error;
@@ -75,6 +79,32 @@ impl ParseableParametrized<[u8], GenlHeader> for Netdev {
     }
 }
 
+/// Whether the kernel has this family. It is looked for in a dump: for one that is asked for by
+/// its name and is not there the kernel starts `modprobe`, every time (`ctrl_getfamily` of
+/// net/netlink/genetlink.c).
+async fn is_known(handle: &mut GenetlinkHandle) -> Option<bool> {
+    let all = GenlMessage::from_payload(GenlCtrl {
+        cmd: GenlCtrlCmd::GetFamily,
+        nlas: Vec::new(),
+    });
+    let mut request = NetlinkMessage::from(all);
+    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    let mut answers = handle.request(request).await.ok()?;
+    let mut known = false;
+    while let Some(answer) = answers.next().await {
+        if let Ok(NetlinkMessage {
+            payload: NetlinkPayload::InnerMessage(message),
+            ..
+        }) = answer
+        {
+            known |= message.payload.nlas.iter().any(|attribute| {
+                matches!(attribute, GenlCtrlAttrs::FamilyName(name) if name == Netdev::family_name())
+            });
+        }
+    }
+    Some(known)
+}
+
 impl Kernel {
     /// Which of these devices have a driver that sends frames in several buffers for XDP. A kernel
     /// that cannot say so (before 6.3) redirects none (`xdp_do_redirect`).
@@ -91,6 +121,18 @@ impl Kernel {
     ) -> Result<BTreeSet<u32>, Error> {
         let mut handle = self.generic(namespace)?;
         let mut found = BTreeSet::new();
+        // Built in or not there at all: the answer is the same for as long as the kernel runs.
+        static KNOWN: OnceLock<bool> = OnceLock::new();
+        let known = match KNOWN.get() {
+            Some(known) => *known,
+            None => match is_known(&mut handle).await {
+                Some(known) => *KNOWN.get_or_init(|| known),
+                None => false,
+            },
+        };
+        if !known {
+            return Ok(found);
+        }
         for ifindex in devices {
             let device = Netdev {
                 ifindex,

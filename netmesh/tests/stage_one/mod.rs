@@ -33,7 +33,15 @@ pub(crate) fn load(object: &[u8], counters: u32) -> Ebpf {
     let pin = PathBuf::from(format!("/sys/fs/bpf/nmt-tables-{}", gettid()));
     make_tables(&pin).unwrap();
     let mut loader = EbpfLoader::new();
-    for name in ["FIB6", "FIB4", "RIB", "COUNTER_IDS"] {
+    for name in [
+        "FIB6",
+        "FIB4",
+        "RIB",
+        "COUNTER_IDS",
+        "CARRIED",
+        "KEPT",
+        "INSIDE",
+    ] {
         loader.map_max_entries(name, 256);
     }
     loader.map_max_entries("PREFIX_CNT", counters);

@@ -186,7 +186,7 @@ fn a_full_table_says_so_and_stays_whole() {
         let (n, error) = refused.unwrap();
         assert_eq!(n, 4);
         assert!(matches!(error, Error::Full { capacity: 4, .. }), "{error}");
-        assert!(error.to_string().contains("larger route capacity"));
+        assert!(error.to_string().contains("aggregates"));
         assert_eq!(instance.routes(&facts).unwrap().len(), 4);
         // What is there can still be changed.
         let first = net("2001:db8:0::/64");
