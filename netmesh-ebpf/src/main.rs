@@ -76,7 +76,7 @@ pub fn neigh_cleanup(context: BtfTracePointContext) -> i32 {
 pub fn xdp_sent(context: BtfTracePointContext) -> i32 {
     let drops: i32 = context.arg(3);
     if drops > 0 {
-        loss::lost(context.arg(0), drops);
+        loss::lost(&context, context.arg(0), drops);
     }
     0
 }
@@ -85,7 +85,7 @@ pub fn xdp_sent(context: BtfTracePointContext) -> i32 {
 /// never reached a queue.
 #[btf_tracepoint(function = "xdp_redirect_err")]
 pub fn xdp_refused(context: BtfTracePointContext) -> i32 {
-    loss::lost(context.arg(0), 1);
+    loss::lost(&context, context.arg(0), 1);
     0
 }
 

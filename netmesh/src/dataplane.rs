@@ -34,6 +34,7 @@ mod tests;
 pub mod trace;
 mod upgrade;
 mod vlan;
+pub mod words;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};

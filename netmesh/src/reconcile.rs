@@ -4,6 +4,7 @@ mod error;
 mod lock;
 mod mirror;
 mod record;
+mod table;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -12,13 +13,13 @@ use std::time::{Duration, Instant};
 use netmesh_common::table::Origin;
 
 use crate::dataplane::pin::{Folder, NamespaceId};
-use crate::dataplane::{self, Instance, View};
+use crate::dataplane::{self, Instance};
 use crate::kernel::observe::Query;
 use crate::kernel::{self, Kernel, netns};
 use crate::plan::conflict::conflicts;
 use crate::plan::diff::diff;
 use crate::plan::facts::NamespaceFacts;
-use crate::plan::state::{self, Link, LinkKind, LinkName, Namespace, NamespaceState, State};
+use crate::plan::state::{Link, LinkKind, LinkName, Namespace, NamespaceState, State};
 use crate::plan::step::Step;
 use crate::wireguard::key::KeyStore;
 use crate::wireguard::{self, device, userspace};
@@ -112,7 +113,14 @@ impl Reconciler {
                     .retain(|name| userspace::find(name).is_none());
             }
             let facts = self.kernel.facts(namespace).await?;
-            seen.instance = observe_instance(namespace, &facts)?;
+            let table = table::observe(namespace, &facts)?;
+            seen.instance = table.instance;
+            // What keeps the next hops of other routes resolved is not the objects' to remove.
+            for neighbour in table.others {
+                if seen.neighbours.remove(&neighbour) {
+                    seen.foreign.neighbours.insert(neighbour);
+                }
+            }
         }
         Ok(state)
     }
@@ -283,6 +291,8 @@ impl Reconciler {
                     userspace::check_port(name, *port)?;
                 }
                 let deadline = Instant::now() + GONE;
+                // The kernel logs an error for every attempt.
+                let mut pause = Duration::from_millis(20);
                 loop {
                     let set =
                         netns::run_in(namespace, || device::set_device(name, &key, *listen_port))?;
@@ -290,7 +300,8 @@ impl Reconciler {
                         // A namespace that was removed lets go of its devices' ports only later
                         // (`cleanup_net`).
                         Err(error) if error.is_address_in_use() && Instant::now() < deadline => {
-                            tokio::time::sleep(Duration::from_millis(20)).await;
+                            tokio::time::sleep(pause).await;
+                            pause = (2 * pause).min(Duration::from_millis(500));
                         }
                         set => return Ok(set?),
                     }
@@ -536,38 +547,6 @@ fn loaded<'a>(
     open.as_mut().ok_or_else(|| dataplane::Error::NoInstance {
         name: name.to_owned(),
     })
-}
-
-/// The instance of a namespace as far as objects are concerned. In the node's own namespace only
-/// the router's is ours; one made by hand is not.
-fn observe_instance(
-    namespace: &Namespace,
-    facts: &NamespaceFacts,
-) -> Result<Option<state::Instance>, Error> {
-    let id = identity(namespace)?;
-    let seen = netns::run_in(namespace, || -> Result<_, dataplane::Error> {
-        let Some(instance) = View::open(id)? else {
-            return Ok(None);
-        };
-        if *namespace == Namespace::Node && instance.name() != ROUTER_INSTANCE {
-            return Ok(None);
-        }
-        let ports = instance.ports(facts)?;
-        let routes = instance.routes(facts)?;
-        Ok(Some(state::Instance {
-            name: instance.name().to_owned(),
-            ports: ports
-                .into_iter()
-                .filter_map(|row| Some((row.name?, row.port)))
-                .collect(),
-            fib: routes
-                .into_iter()
-                .filter(|row| row.origin == Origin::Object)
-                .map(|row| (row.prefix, row.route))
-                .collect(),
-        }))
-    })??;
-    Ok(seen)
 }
 
 fn failed(done: usize, total: usize, step: &Step, source: Error) -> Error {

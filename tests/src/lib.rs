@@ -516,13 +516,15 @@ pub fn slowness() -> u32 {
 /// When it does not come true in time.
 pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
     let patience = patience * slowness();
+    // Who asks all the time keeps what it waits for from happening.
+    let pause = Duration::from_millis(20) * slowness().min(10);
     let deadline = Instant::now() + patience;
     while !condition() {
         assert!(
             Instant::now() < deadline,
             "{what} did not come true within {patience:?}"
         );
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use netmesh::demo::traffic::ping;
 use netmesh_tests::daemon::{Daemon, SOON};
+use netmesh_tests::pair::RIGHT;
 use netmesh_tests::{INTERNET, Lab, OutputText as _, RESOURCES, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -326,6 +327,43 @@ fn a_service_manager_that_does_not_listen_holds_up_nobody() {
     nix::sys::signal::kill(pid, Signal::SIGTERM).expect("it runs");
     let ended = daemon.wait().expect("it ends");
     assert_eq!(ended.code(), Some(0));
+}
+
+#[test]
+fn what_no_device_took_is_told() {
+    let lab = Lab::pair();
+    lab.attach_pair("xdp", "any");
+    lab.configure("router", "node = \"router\"\n");
+    let daemon = Daemon::start(&lab, "router", &[]);
+    daemon.until_told("READY=1");
+    // Without NAPI a veth end takes no frame of XDP (`veth_xdp_xmit`).
+    netmesh::kernel::ethtool::set_gro(&lab.at("right"), "eth0", false).expect("GRO off");
+    let lost = netmesh::kernel::netns::run_in(&lab.at("left"), || {
+        let socket = std::net::UdpSocket::bind("[::]:0")?;
+        for _ in 0..5 {
+            socket.send_to(&[0; 100], (RIGHT, 9))?;
+        }
+        std::io::Result::Ok(())
+    });
+    lost.expect("the namespace").expect("a socket");
+    let entry = || {
+        let text = daemon.text();
+        let line = text.lines().find(|line| line.contains("no device took"));
+        line.map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+    };
+    eventually("the loss is told", SOON, || entry().is_some());
+    let entry = entry().expect("a line");
+    assert_eq!(entry["level"], "WARN", "{entry}");
+    let port0 = netmesh::kernel::netns::run_in(&lab.at("router"), || {
+        nix::net::if_::if_nametoindex("port0").expect("it is there")
+    });
+    let wanted = format!("interface {}", port0.expect("the namespace"));
+    assert!(entry.to_string().contains(&wanted), "{entry}");
+    // The next hops are those of routes that are no object's: nobody took them away.
+    assert!(!daemon.says("neigh del"), "{}", daemon.text());
+    // What is told is counted too.
+    let rows = lab.json("router", &["counters", "--drops"]);
+    assert!(rows.to_string().contains("\"redirect_failed\":5"), "{rows}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use netmesh::demo::traffic::ping;
 use netmesh::kernel::netns::run_in;
 use netmesh_tests::pair::RIGHT;
-use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
+use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually, slowness};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -121,7 +121,7 @@ impl Terminal {
 
     fn shows(&self, what: &str, wanted: impl Fn() -> bool) {
         let mut last = String::new();
-        for _ in 0..SOON.as_millis() / 50 {
+        for _ in 0..SOON.as_millis() / 50 * u128::from(slowness()) {
             if wanted() {
                 return;
             }

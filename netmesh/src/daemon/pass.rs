@@ -15,11 +15,12 @@ use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
 use super::wake::{NEIGHBOURS, NETWORK, OBJECTS, ROUTES, Reasons, SMALL};
+use crate::dataplane::words::Words;
 use crate::kernel::Kernel;
 use crate::metrics::Told;
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
-use crate::reconcile::{Applied, Error, Lock, Mirrored, Record, mirror};
+use crate::reconcile::{Applied, Error, Lock, Mirrored, Record, identity, mirror};
 
 /// The node as the daemon knows it.
 pub(super) struct Node<O> {
@@ -40,6 +41,7 @@ pub(super) struct Node<O> {
     /// Protocols of the kernel's routes that are mirrored.
     mirror: BTreeSet<u8>,
     told: Arc<Told>,
+    words: Words,
 }
 
 /// How a pass ended.
@@ -75,6 +77,23 @@ impl<O: Objects> Node<O> {
             tunnels: Tunnels::new(),
             mirror,
             told,
+            words: Words::default(),
+        }
+    }
+
+    /// Passes on what the programs of this node say themselves.
+    pub(super) fn hear(&mut self) {
+        let wanted = self.loaded.as_ref().map(|loaded| &loaded.desired);
+        let resources = wanted
+            .into_iter()
+            .flat_map(|state| state.namespaces.keys())
+            .filter(|namespace| **namespace != Namespace::Node);
+        // One that is not there has no programs either.
+        let all = std::iter::once(&Namespace::Node)
+            .chain(resources)
+            .filter_map(|namespace| identity(namespace).ok());
+        if let Err(error) = self.words.pass_on(all) {
+            tracing::debug!(%error, "what the programs say cannot be heard");
         }
     }
 

@@ -104,6 +104,7 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
             Event::Poll => {
                 reap();
                 files.look();
+                node.hear();
                 if node.tunnels_changed() || node.is_overdue() {
                     wake.raise(NETWORK);
                 }

@@ -126,7 +126,9 @@ impl<K: Pod, V: Pod> Growing<K, V> {
 
     fn replace(&self, larger: &MapData) -> io::Result<()> {
         // bpffs takes no dots in names.
-        let next = self.path.with_file_name(format!("{}_next", self.shape.name));
+        let next = self
+            .path
+            .with_file_name(format!("{}_next", self.shape.name));
         match std::fs::remove_file(&next) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

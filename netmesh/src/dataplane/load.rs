@@ -105,6 +105,7 @@ pub(super) fn copy(folder: &Folder, stage: &Lines, keys: &[u64]) -> Result<Ebpf,
     let mut loader = EbpfLoader::new();
     loader.map_max_entries("PREFIX_CNT", 1);
     loader.map_max_entries("CARRIED", 1);
+    loader.map_max_entries("AYA_LOGS", 4096);
     loader.map_pin_path("TABLES", &pin);
     for name in maps::NAMES {
         if !maps::TOLD.contains(&name) && name != "PORTS" {

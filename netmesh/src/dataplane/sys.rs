@@ -78,8 +78,12 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(bpf_cmd::BPF_LINK_DETACH, &mut attr).map(drop)
 }
 
-/// What an XDP or TCX link is attached to.
-pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+/// The id of the program behind a link.
+pub(super) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    link_info(link).map(|info| info.prog_id)
+}
+
+fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: all zero is a value of this plain kernel structure.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
     let mut attr = zeroed();
@@ -87,6 +91,12 @@ pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
     attr.info.info_len = size_of::<bpf_link_info>() as u32;
     attr.info.info = (&raw mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// What an XDP or TCX link is attached to.
+pub(super) fn link_facts(link: BorrowedFd<'_>) -> io::Result<LinkFacts> {
+    let info = link_info(link)?;
     let ifindex = match info.type_ {
         // SAFETY: the type says which member the kernel has filled.
         kind if kind == bpf_link_type::BPF_LINK_TYPE_XDP as u32 => unsafe {

@@ -35,9 +35,9 @@ const ANSWERED: [[u8; 6]; 4] = [
     [5, 4, 0, 0, 1, 0],
 ];
 
-/// A frame for a port. Only ports that the table leads to are sent to.
+/// A frame for a port, with so many tags at most. Only ports that the table leads to are sent to.
 #[must_use]
-pub fn frame(dice: &mut Dice, routes: &[Route], port: usize) -> Vec<u8> {
+pub fn frame(dice: &mut Dice, routes: &[Route], port: usize, tags: usize) -> Vec<u8> {
     let way = Way::new(dice, routes, port);
     let (mut packet, v6) = if dice.chance(3, 5) {
         (packet_v6(dice, &way), true)
@@ -61,7 +61,7 @@ pub fn frame(dice: &mut Dice, routes: &[Route], port: usize) -> Vec<u8> {
     if port == SOURCES_PORT {
         unasked(&mut packet);
     }
-    let mut frame = link(dice, &way, v6, &packet);
+    let mut frame = link(dice, &way, v6, tags, &packet);
     frame.truncate(14 + MTU[port]);
     frame
 }
@@ -138,7 +138,7 @@ fn scar(dice: &mut Dice, packet: &mut [u8]) {
 }
 
 /// The link-layer header: mostly the right one.
-fn link(dice: &mut Dice, way: &Way, v6: bool, packet: &[u8]) -> Vec<u8> {
+fn link(dice: &mut Dice, way: &Way, v6: bool, tags: usize, packet: &[u8]) -> Vec<u8> {
     let port = way.port;
     let right = own_mac(port);
     let to = match dice.below(if way.plain { 400 } else { 40 }) {
@@ -166,16 +166,16 @@ fn link(dice: &mut Dice, way: &Way, v6: bool, packet: &[u8]) -> Vec<u8> {
             let tag = tagged(id, ethertype, packet);
             frame_of(to, from, *dice.pick(&[0x8100, 0x8100, 0x88a8]), &tag)
         }
-        // Up to four priority tags, the last of which may name a VLAN.
+        // Priority tags, the last of which may name a VLAN.
         3 => {
-            let mut tags = packet.to_vec();
+            let mut behind = packet.to_vec();
             let mut inner = ethertype;
-            for place in 0..=dice.below(4) {
+            for place in 0..=dice.below(tags) {
                 let id = *dice.pick(&[0, 0, 0, 0x3000, if place == 0 { 7 } else { 0 }]);
-                tags = tagged(id, inner, &tags);
+                behind = tagged(id, inner, &behind);
                 inner = *dice.pick(&[0x8100, 0x88a8]);
             }
-            frame_of(to, from, inner, &tags)
+            frame_of(to, from, inner, &behind)
         }
         4 => {
             let inner = tagged(7, ethertype, packet);

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use netmesh_common::vlan::MAX_TAGS;
 use serde::{Deserialize, Serialize};
 
 use super::crowd::{self, Writer};
@@ -120,6 +121,8 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Summary {
         let mut dice = Dice::new(options.seed ^ (*mode as u64) << 60);
         let mut routes = Vec::new();
         let mut known = Vec::new();
+        // More tags than are looked behind are nobody's: that is no difference to look for.
+        let tags = MAX_TAGS - usize::from(options.tagged);
         let mut done = 0;
         let mut batches = 0;
         while done < share && summary.differences.len() < ENOUGH {
@@ -133,7 +136,7 @@ pub fn run(options: &Options, mut tell: impl FnMut(&str)) -> Summary {
             let frames: Vec<(usize, Vec<u8>)> = (0..count)
                 .map(|_| {
                     let port = dice.below(super::twins::PORTS + 1);
-                    (port, grammar::frame(&mut dice, &known, port))
+                    (port, grammar::frame(&mut dice, &known, port, tags))
                 })
                 .collect();
             batch(&mut twins, *mode, &routes, &frames, &mut summary);

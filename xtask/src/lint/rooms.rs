@@ -66,8 +66,10 @@ const EXCEPTIONS: [(&str, &str); 1] = [
 ];
 
 /// Crates only some rooms may name.
-const CRATES: [(&str, &[&str]); 18] = [
+const CRATES: [(&str, &[&str]); 20] = [
     ("aya", &["dataplane"]),
+    ("aya_log", &["dataplane"]),
+    ("log", &["dataplane"]),
     ("aya_obj", &["dataplane"]),
     ("rtnetlink", &["kernel"]),
     ("netlink_packet_core", &["kernel"]),

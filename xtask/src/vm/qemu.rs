@@ -125,7 +125,8 @@ fn command(emulator: &Emulator, image: &Image, fast: bool, limit: Duration) -> C
         )
     };
     let mut command = emulator.command(limit);
-    let mut line = "console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on".to_owned();
+    let mut line =
+        "console=ttyS0 loglevel=3 panic=-1 mitigations=off random.trust_cpu=on".to_owned();
     if fast {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {

@@ -6,6 +6,7 @@ use netmesh_common::table::Origin;
 use super::lab::{alone, facts, here};
 use crate::dataplane::growing::FIRST;
 use crate::dataplane::{Instance, View};
+use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::FibRoute;
 
 /// Hosts of one /64: each is noted in the RIB and inside its prefix.
@@ -21,8 +22,10 @@ fn room(instance: &Instance, name: &str) -> u32 {
 }
 
 fn put(instance: &mut Instance, n: u32) {
+    // The route names no device.
+    let nothing = NamespaceFacts::default();
     instance
-        .put_route(host(n), Origin::Static, &FibRoute::Punt, &facts())
+        .put_route(host(n), Origin::Static, &FibRoute::Punt, &nothing)
         .unwrap();
 }
 

@@ -10,6 +10,7 @@ use netmesh_common::table::{FibEntry, Origin};
 use super::lab::{alone, facts, here};
 use crate::dataplane::route::prefix_key;
 use crate::dataplane::{Capacity, Instance};
+use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::FibRoute;
 
 fn net(n: u64) -> IpNet {
@@ -43,9 +44,10 @@ fn counted(instance: &Instance, prefix: IpNet) -> (u64, u64) {
 }
 
 fn put(instance: &mut Instance, prefix: IpNet, route: &FibRoute) {
-    let facts = facts();
+    // The route names no device.
+    let nothing = NamespaceFacts::default();
     instance
-        .put_route(prefix, Origin::Static, route, &facts)
+        .put_route(prefix, Origin::Static, route, &nothing)
         .unwrap();
 }
 

@@ -259,6 +259,7 @@ fn a_writer_to_be_killed() {
 fn a_killed_writer_leaves_nothing_torn() {
     alone(|| {
         drop(Instance::create("one", here()).unwrap());
+        let facts = facts();
         for round in 0..20 {
             let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "dataplane::tests::route::a_writer_to_be_killed"])
@@ -274,18 +275,13 @@ fn a_killed_writer_leaves_nothing_torn() {
             victim.wait().unwrap();
 
             let instance = Instance::open(here()).unwrap().unwrap();
-            let routes = instance.routes(&facts()).unwrap();
+            let routes = instance.routes(&facts).unwrap();
             let active: Vec<_> = routes.iter().filter(|row| row.active).collect();
             for row in &active {
                 let entry = in_fib(&instance, row.prefix).unwrap();
                 assert_eq!(entry.origin, row.origin as u8, "{row:?}");
-                assert!(
-                    !instance
-                        .get(row.prefix.addr(), &facts())
-                        .unwrap()
-                        .unwrap()
-                        .stale
-                );
+                let found = instance.get(row.prefix.addr(), &facts).unwrap();
+                assert!(!found.unwrap().stale);
             }
             // And nothing that no route asks for.
             for n in 0..64 {
