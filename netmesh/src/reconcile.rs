@@ -33,7 +33,7 @@ pub use record::{Applied, NETWORKS, NODE_FILE, Pending, Record, Snapshot, now};
 pub const ROUTER_INSTANCE: &str = "router";
 
 /// How long what is being removed may hold on to a UDP port.
-const GONE: Duration = Duration::from_secs(10);
+const GONE: Duration = Duration::from_secs(30);
 
 /// Which WireGuard a node runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -290,7 +290,9 @@ impl Reconciler {
                 {
                     userspace::check_port(name, *port)?;
                 }
-                let deadline = Instant::now() + GONE;
+                let begun = Instant::now();
+                let deadline = begun + GONE;
+                let mut told = false;
                 // The kernel logs an error for every attempt.
                 let mut pause = Duration::from_millis(20);
                 loop {
@@ -300,6 +302,12 @@ impl Reconciler {
                         // A namespace that was removed lets go of its devices' ports only later
                         // (`cleanup_net`).
                         Err(error) if error.is_address_in_use() && Instant::now() < deadline => {
+                            if !told && begun.elapsed() > Duration::from_secs(1) {
+                                told = true;
+                                tracing::info!(
+                                    "{name}: its UDP port is in use; it is waited for, up to {GONE:?}"
+                                );
+                            }
                             tokio::time::sleep(pause).await;
                             pause = (2 * pause).min(Duration::from_millis(500));
                         }

@@ -1,6 +1,7 @@
 //! `netmesh run`: objects and kernel are followed, others are left alone, forwarding outlives it.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -376,8 +377,15 @@ fn it_ends_when_told_also_while_it_waits_for_another_writer() {
     let folder = std::path::PathBuf::from(format!("/run/netmesh/{cookie:x}"));
     assert!(folder.join("daemon").exists());
     // Somebody changes the node and takes his time.
-    let writer = fs::File::create(folder.join("lock")).expect("a file");
-    writer.lock().expect("a lock");
+    let writer = loop {
+        let writer = fs::File::create(folder.join("lock")).expect("a file");
+        writer.lock().expect("a lock");
+        // Whoever had it before may have removed it.
+        let ours = writer.metadata().expect("a file").ino();
+        if fs::metadata(folder.join("lock")).is_ok_and(|there| there.ino() == ours) {
+            break writer;
+        }
+    };
     let (router, prefix) = (lab.name("router"), lab.prefix(&RESOURCES[1]));
     ip(&router, &format!("-6 route del {prefix}"));
     std::thread::sleep(Duration::from_secs(2));

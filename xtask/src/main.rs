@@ -65,6 +65,9 @@ enum Command {
         /// The machine is killed after this many minutes.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
+        /// Leave these test programs out.
+        #[arg(long, value_delimiter = ',')]
+        skip: Vec<String>,
         /// Only tests whose name contains one of these; `demo` is the demo.
         #[arg(last = true)]
         tests: Vec<String>,
@@ -139,6 +142,7 @@ fn main() -> ExitCode {
         Command::Vm {
             kernel,
             minutes,
+            skip,
             tests,
         } => vm::run(&vm::Options {
             kernels: match kernel.is_empty() {
@@ -146,6 +150,7 @@ fn main() -> ExitCode {
                 false => kernel,
             },
             tests,
+            skip,
             limit: Duration::from_secs(minutes * 60),
         }),
         Command::Bench { only, sizes } => bench::run(only, &sizes),

@@ -48,6 +48,8 @@ pub(crate) struct Options {
     pub(crate) kernels: Vec<Kernel>,
     /// Names, or parts of names, of tests, and names of test programs; all when there are none.
     pub(crate) tests: Vec<String>,
+    /// Test programs that are left out.
+    pub(crate) skip: Vec<String>,
     /// The machine is killed after this.
     pub(crate) limit: Duration,
 }
@@ -92,7 +94,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     install(&missing())?;
     let emulator = qemu::find()?;
     let netmesh = build::netmesh(false)?;
-    let found = binaries()?;
+    let mut found = binaries()?;
+    for name in &options.skip {
+        if !found.iter().any(|(known, _)| known == name) {
+            bail!("no test program is called {name}");
+        }
+    }
+    found.retain(|(name, _)| !options.skip.contains(name));
     let patience = PATIENCE * options.kernels.len();
     let mut machines = Vec::new();
     for kernel in &options.kernels {
