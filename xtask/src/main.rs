@@ -65,10 +65,11 @@ enum Command {
         /// The machine is killed after this many minutes.
         #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
         minutes: u64,
-        /// Leave these test programs out.
+        /// Leave these test programs out: names, with commas between them.
         #[arg(long, value_delimiter = ',')]
         skip: Vec<String>,
-        /// Only tests whose name contains one of these; `demo` is the demo.
+        /// Only tests whose name contains one of these, and the test programs of these names; `demo`
+        /// is the demo, `netmesh` the library's own tests.
         #[arg(last = true)]
         tests: Vec<String>,
     },

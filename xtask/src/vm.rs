@@ -7,7 +7,7 @@ mod unpack;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -97,10 +97,22 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut found = binaries()?;
     for name in &options.skip {
         if !found.iter().any(|(known, _)| known == name) {
-            bail!("no test program is called {name}");
+            let known: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+            bail!(
+                "no test program is called {name}; there are {}",
+                known.join(", ")
+            );
+        }
+        if options.tests.contains(name) {
+            bail!("{name} is asked for and left out");
         }
     }
     found.retain(|(name, _)| !options.skip.contains(name));
+    for word in &options.tests {
+        if !is_met(word, &found)? {
+            bail!("no test program is called {word}, and no test's name contains it");
+        }
+    }
     let patience = PATIENCE * options.kernels.len();
     let mut machines = Vec::new();
     for kernel in &options.kernels {
@@ -133,6 +145,25 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         bail!("not all is well on Linux {}", failed.join(" and "));
     }
     Ok(())
+}
+
+/// Whether a word is a program's name, or a part of a test's.
+fn is_met(word: &str, found: &[(String, PathBuf)]) -> anyhow::Result<bool> {
+    if word == "demo" || found.iter().any(|(name, _)| name == word) {
+        return Ok(true);
+    }
+    for (name, path) in found {
+        let listed = Command::new(path)
+            .args(["--list", "--format=terse"])
+            .stdin(Stdio::null())
+            .output()
+            .with_context(|| format!("the tests of {name} cannot be listed"))?;
+        let text = String::from_utf8_lossy(&listed.stdout);
+        if text.lines().any(|line| line.contains(word)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The tests that need a kernel, and without names of tests the demo before them.

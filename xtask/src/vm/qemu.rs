@@ -79,13 +79,33 @@ impl Emulator {
     }
 }
 
-/// Boots, runs the job, and tells whether it went well.
+/// Boots, runs the job, and tells whether it went well. An emulated machine now and then dies before
+/// it has come to the job: it is started once more.
 pub(super) fn run(
     emulator: &Emulator,
     image: &Image,
     name: &str,
     limit: Duration,
 ) -> anyhow::Result<bool> {
+    match boot(emulator, image, name, limit)? {
+        End::Unborn => {
+            println!("{name:<4} | died before its first test: once more");
+            Ok(boot(emulator, image, name, limit)? == End::Well)
+        }
+        end => Ok(end == End::Well),
+    }
+}
+
+/// How a machine ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Well,
+    Badly,
+    /// It never came to the job.
+    Unborn,
+}
+
+fn boot(emulator: &Emulator, image: &Image, name: &str, limit: Duration) -> anyhow::Result<End> {
     let fast = has_kvm();
     let how = if fast { "KVM" } else { "emulated" };
     eprintln!("==> Linux {name} in a virtual machine ({how})");
@@ -99,21 +119,33 @@ pub(super) fn run(
         .spawn()
         .context("QEMU could not be started")?;
     let stdout = child.stdout.take().context("no stdout")?;
+    let mut begun = false;
     for line in BufReader::new(stdout).split(b'\n') {
-        println!("{name:<4} | {}", String::from_utf8_lossy(&line?).trim_end());
+        let line = line?;
+        begun |= line.starts_with(b"--- ");
+        println!("{name:<4} | {}", String::from_utf8_lossy(&line).trim_end());
     }
     let in_time = child.wait()?.code() != Some(TIMED_OUT);
     let result = fs::read_to_string(&image.result).unwrap_or_default();
-    let ok = in_time && result.trim() == "0";
+    let end = match (in_time, result.trim()) {
+        (true, "0") => End::Well,
+        (true, "") if !begun => End::Unborn,
+        _ => End::Badly,
+    };
     if !in_time {
-        println!("{name:<4} | failed: killed after {} s", limit.as_secs());
+        let minutes = limit.as_secs() / 60;
+        println!("{name:<4} | failed: killed after {minutes} minutes (--minutes)");
     } else if result.trim().is_empty() {
         println!("{name:<4} | failed: ended without a result");
     }
-    let end = if ok { "all is well" } else { "not all is well" };
+    let words = if end == End::Well {
+        "all is well"
+    } else {
+        "not all is well"
+    };
     let seconds = started.elapsed().as_secs_f64();
-    eprintln!("==> Linux {name}: {end}, {seconds:.1} s");
-    Ok(ok)
+    eprintln!("==> Linux {name}: {words}, {seconds:.1} s");
+    Ok(end)
 }
 
 /// A machine that ends on its own time, whatever becomes of this program.
