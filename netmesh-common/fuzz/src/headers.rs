@@ -38,7 +38,10 @@ pub fn headers(data: &[u8]) {
         (true, Port::EXTERNAL),
     ] {
         // Who has a VLAN's port has found its tag.
-        let names_vlan = matches!(bytes, [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0, _, 1..=255, ..]);
+        let names_vlan = matches!(
+            bytes,
+            [_, _, _, _, _, _, _, _, _, _, _, _, 0x81, 0, _, 1..=255, ..]
+        );
         if tagged && !names_vlan {
             continue;
         }
