@@ -117,7 +117,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut machines = Vec::new();
     for kernel in &options.kernels {
         let name = kernel.name();
-        let jobs = jobs(*kernel, &netmesh, &found, &options.tests);
+        let mut jobs = jobs(*kernel, &netmesh, &found, &options.tests);
+        jobs.retain(|job| !options.skip.contains(&job.name));
         let image = image::prepare(*kernel, &script(&jobs, patience))
             .with_context(|| format!("the machine for Linux {name} could not be made"))?;
         machines.push((name, image));

@@ -80,13 +80,28 @@ impl<K: Pod, V: Pod> Growing<K, V> {
         }
     }
 
-    /// Grows once instead of several times when this many entries are about to come.
-    pub(super) fn reserve(&mut self, more: usize) -> Result<(), MapError> {
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
-        if more > self.room / 2 && self.room < self.limit {
-            self.grow(self.room.saturating_add(more))?;
+    /// Grows once instead of several times when this many entries are about to come. Some may be
+    /// there already: the same ones again need no more room.
+    pub(super) fn reserve(&mut self, coming: usize) -> Result<(), MapError> {
+        let coming = u32::try_from(coming).unwrap_or(u32::MAX);
+        if coming > self.room && self.room < self.limit {
+            self.grow(coming)?;
         }
         Ok(())
+    }
+
+    /// Removes what a writer left that was killed while it made room.
+    pub(super) fn tidy(&self) -> io::Result<()> {
+        match std::fs::remove_file(self.next()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the larger map is pinned first; bpffs takes no dots in names.
+    fn next(&self) -> PathBuf {
+        self.path
+            .with_file_name(format!("{}_next", self.shape.name))
     }
 
     /// Removes an entry; one that is not there is as good as removed.
@@ -99,7 +114,7 @@ impl<K: Pod, V: Pod> Growing<K, V> {
     }
 
     /// Copies everything into a map with more room, which then takes the place of the pin: whoever
-    /// dies before that leaves a second pin, which the next one removes.
+    /// dies before that leaves a second pin, which the next writer removes.
     fn grow(&mut self, room: u32) -> Result<(), MapError> {
         let room = room.checked_next_power_of_two().unwrap_or(u32::MAX);
         let room = room.min(self.limit);
@@ -125,14 +140,8 @@ impl<K: Pod, V: Pod> Growing<K, V> {
     }
 
     fn replace(&self, larger: &MapData) -> io::Result<()> {
-        // bpffs takes no dots in names.
-        let next = self
-            .path
-            .with_file_name(format!("{}_next", self.shape.name));
-        match std::fs::remove_file(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.tidy()?;
+        let next = self.next();
         sys::pin(larger.fd().as_fd(), &next)?;
         std::fs::rename(&next, &self.path)
     }

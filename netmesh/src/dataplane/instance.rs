@@ -236,6 +236,7 @@ impl Instance {
             _lock: lock,
         };
         if instance.noted {
+            instance.view.maps.tidy()?;
             instance.rebuild()?;
         }
         instance.torn = false;

@@ -326,6 +326,19 @@ impl Maps {
         })
     }
 
+    /// Removes maps that a killed writer had not yet put in the place of smaller ones.
+    pub(super) fn tidy(&self) -> Result<(), Error> {
+        let tidied = self.rib.tidy();
+        tidied
+            .and_then(|()| self.inside.tidy())
+            .and_then(|()| self.kept.tidy())
+            .map_err(|source| Error::Map {
+                map: RIB.name,
+                action: "remove what a killed writer left of it",
+                source: MapError::IoError(source),
+            })
+    }
+
     /// Every entry of the RIB, in no order.
     pub(super) fn each_rib(&self, entry: impl FnMut(RibKey, RibEntry)) -> Result<(), Error> {
         self.rib.each(entry)

@@ -1,6 +1,6 @@
 //! What the programs say themselves: few words, where no packet's verdict could tell.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd as _;
 
 use aya_log::EbpfLogger;
@@ -47,23 +47,19 @@ impl Words {
     /// When an instance's pins cannot be read; the others have been heard.
     pub fn pass_on(&mut self, of: impl Iterator<Item = NamespaceId>) -> Result<(), Error> {
         let mut result = Ok(());
-        let mut here = Vec::new();
-        for namespace in of {
-            here.push(namespace.cookie);
-            match self.hear(namespace) {
-                Ok(()) => {}
-                Err(error) => result = Err(error),
+        let here: BTreeSet<u64> = of.map(|namespace| namespace.cookie).collect();
+        self.heard.retain(|cookie, _| here.contains(cookie));
+        for folder in Folder::list()? {
+            if here.contains(&folder.cookie)
+                && let Err(error) = self.hear(&folder)
+            {
+                result = Err(error);
             }
         }
-        self.heard.retain(|cookie, _| here.contains(cookie));
         result
     }
 
-    fn hear(&mut self, namespace: NamespaceId) -> Result<(), Error> {
-        let Some(folder) = Folder::find(namespace)? else {
-            self.heard.remove(&namespace.cookie);
-            return Ok(());
-        };
+    fn hear(&mut self, folder: &Folder) -> Result<(), Error> {
         let path = folder.links().join(SPEAKER);
         // Without the follower nobody speaks.
         let Ok(link) = sys::open(&path) else {
@@ -74,21 +70,21 @@ impl Words {
             path,
             source,
         })?;
-        let known = self.heard.get(&namespace.cookie);
+        let known = self.heard.get(&folder.cookie);
         if known.is_none_or(|(before, _)| *before != program) {
-            if let Some((_, words)) = self.heard.get_mut(&namespace.cookie) {
+            if let Some((_, words)) = self.heard.get_mut(&folder.cookie) {
                 // The last words of the programs that an upgrade has replaced.
                 words.flush();
             }
-            let teller = Teller(folder.name);
+            let teller = Teller(folder.name.clone());
             let Ok(words) = EbpfLogger::init_from_id_with_logger(program, teller) else {
                 // Its programs are of a version that says nothing.
-                self.heard.remove(&namespace.cookie);
+                self.heard.remove(&folder.cookie);
                 return Ok(());
             };
-            self.heard.insert(namespace.cookie, (program, words));
+            self.heard.insert(folder.cookie, (program, words));
         }
-        if let Some((_, words)) = self.heard.get_mut(&namespace.cookie) {
+        if let Some((_, words)) = self.heard.get_mut(&folder.cookie) {
             words.flush();
         }
         Ok(())

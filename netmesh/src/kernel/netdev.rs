@@ -92,14 +92,14 @@ async fn is_known(handle: &mut GenetlinkHandle) -> Option<bool> {
     let mut answers = handle.request(request).await.ok()?;
     let mut known = false;
     while let Some(answer) = answers.next().await {
-        if let Ok(NetlinkMessage {
-            payload: NetlinkPayload::InnerMessage(message),
-            ..
-        }) = answer
-        {
-            known |= message.payload.nlas.iter().any(|attribute| {
-                matches!(attribute, GenlCtrlAttrs::FamilyName(name) if name == Netdev::family_name())
-            });
+        match answer.ok()?.payload {
+            NetlinkPayload::InnerMessage(message) => {
+                known |= message.payload.nlas.iter().any(|attribute| {
+                    matches!(attribute, GenlCtrlAttrs::FamilyName(name) if name == Netdev::family_name())
+                });
+            }
+            NetlinkPayload::Error(_) => return None,
+            _ => {}
         }
     }
     Some(known)

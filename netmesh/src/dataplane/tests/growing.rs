@@ -69,6 +69,13 @@ fn one_route_more_than_there_is_room_for_makes_room() {
             assert!(routes.contains_key(&host(n)), "{n}");
         }
         put(&mut instance, FIRST + 2);
+        // The next writer removes it also where there is room.
+        let rib = aya::maps::MapData::from_pin(maps.join("RIB")).unwrap();
+        rib.pin(&next).unwrap();
+        drop(instance);
+        std::fs::create_dir_all(before.path().join("dirty")).unwrap();
+        drop(Instance::open(here()).unwrap().unwrap());
+        assert!(!next.exists(), "nothing is left behind");
     });
 }
 
@@ -84,6 +91,10 @@ fn many_routes_at_once_make_room_once() {
         let routes = instance.routes_of(Origin::Fpm, &facts()).unwrap();
         assert_eq!(routes.len(), count as usize);
         assert_eq!(room(&instance, "RIB"), 16 * FIRST);
+        instance
+            .put_routes(&many, Origin::Fpm, &facts(), |_| {})
+            .unwrap();
+        assert_eq!(room(&instance, "RIB"), 16 * FIRST, "the same again");
         let found = instance.get(host(7).addr(), &facts()).unwrap().unwrap();
         assert!(!found.stale);
     });
