@@ -184,9 +184,9 @@ fn behind(walked: u32) -> Result<(usize, Family), Refusal> {
         ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
         ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
         // The kernel would look on, and believe what it finds.
-        TOO_DEEP => Err(DropReason::SourceInvalid.into()),
+        vlan::MORE_TAGS => Err(DropReason::SourceInvalid.into()),
         vlan::TOO_SHORT => Err(PuntReason::Malformed.into()),
-        ETHERTYPE_VLAN => Err(PuntReason::Vlan.into()),
+        vlan::OTHER_VLAN => Err(PuntReason::Vlan.into()),
         _ => Err(PuntReason::NotIp.into()),
     }
 }

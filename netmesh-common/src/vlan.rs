@@ -82,7 +82,14 @@ pub fn arrive<P: PacketView, T: TableView>(
 /// What no tag can name: it is not known which port the frame is of.
 pub(crate) const TOO_DEEP: u16 = u16::MAX;
 
-/// No EtherType either: the frame ends among its tags.
+/// What [`walk`] tells in place of an EtherType, each a value that none behind the tags has: a VLAN
+/// that is the kernel's;
+pub(crate) const OTHER_VLAN: u16 = ETHERTYPE_VLAN;
+
+/// more tags than are looked behind;
+pub(crate) const MORE_TAGS: u16 = ETHERTYPE_QINQ;
+
+/// a frame that ends among its tags.
 pub(crate) const TOO_SHORT: u16 = 0;
 
 /// What is behind the first tag of a frame begins there.
@@ -90,8 +97,7 @@ pub(crate) const BEHIND_FIRST: usize = TAG_OFFSET + TAG + 2;
 
 /// Passes every priority tag in a frame that begins with a tag, and the tag of the port where it has
 /// one (`own`): the offset behind them, counted from behind the first tag and shifted by 16, and the
-/// EtherType there. That of 802.1Q stands for a VLAN that is the kernel's; 0xffff for more tags than
-/// are looked behind, 0 for a frame that ends among them.
+/// EtherType there, or one of the values above. EtherType 0 becomes 1: both are lengths (802.3).
 #[inline(always)]
 pub fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
     for offset in PLACES {
@@ -101,19 +107,19 @@ pub fn walk<P: PacketView>(packet: &P, mut own: bool) -> u32 {
         let protocol = u16::from_be_bytes([p0, p1]);
         if protocol != ETHERTYPE_VLAN && protocol != ETHERTYPE_QINQ {
             let behind = (offset + 2).wrapping_sub(BEHIND_FIRST) as u32;
-            return behind << 16 | u32::from(protocol);
+            return behind << 16 | u32::from(protocol.max(1));
         }
         let Some([c0, c1]) = packet.load(offset + 2) else {
             return u32::from(TOO_SHORT);
         };
         if u16::from_be_bytes([c0, c1]) & VID != 0 {
             if !own {
-                return u32::from(ETHERTYPE_VLAN);
+                return u32::from(OTHER_VLAN);
             }
             own = false;
         }
     }
-    u32::from(TOO_DEEP)
+    u32::from(MORE_TAGS)
 }
 
 /// VID of the frame's first tag that names a VLAN, when that is one of 802.1Q; 0 for none. In TC

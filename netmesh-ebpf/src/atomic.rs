@@ -53,6 +53,35 @@ impl Word {
         }
         value
     }
+
+    /// Writes, before anything that is read after it.
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    pub(crate) fn set(self, value: u64) {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "{value} = xchg_64({word} + 0, {value})",
+                word = in(reg) self.0,
+                value = inout(reg) value => _,
+            );
+        }
+    }
+
+    /// Writes where there still is what is expected.
+    #[inline(always)]
+    #[cfg(target_arch = "bpf")]
+    pub(crate) fn replace(self, expected: u64, value: u64) {
+        // SAFETY: as above.
+        unsafe {
+            asm!(
+                "r0 = cmpxchg_64({word} + 0, r0, {value})",
+                word = in(reg) self.0,
+                value = in(reg) value,
+                inout("r0") expected => _,
+            );
+        }
+    }
 }
 
 /// Where the checks of this crate run.
@@ -71,6 +100,18 @@ impl Word {
     pub(crate) fn or(self, value: u64) -> u64 {
         self.word()
             .fetch_or(value, core::sync::atomic::Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(self, value: u64) {
+        self.word()
+            .store(value, core::sync::atomic::Ordering::SeqCst);
+    }
+
+    pub(crate) fn replace(self, expected: u64, value: u64) {
+        use core::sync::atomic::Ordering::SeqCst;
+        let _ = self
+            .word()
+            .compare_exchange(expected, value, SeqCst, SeqCst);
     }
 }
 

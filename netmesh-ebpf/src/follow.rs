@@ -1,10 +1,17 @@
 //! The neighbour follower: copies what the kernel knows of a next hop into the next-hop table,
 //! at the moment it changes and without any process.
+//!
+//! The kernel may leave a tracing program out: one that is interrupted by itself on its CPU
+//! (`bpf_prog_get_recursion_context`), and some kernels all of them in an interrupt of the first
+//! process. A change that is missed so lasts until the neighbour's next one, less than a minute, as
+//! neighbours we ask for are never left unasked (`NTF_MANAGED`), or until `netmesh run` hears of it
+//! over netlink.
 
 use aya_ebpf::Global;
 use aya_ebpf::helpers::bpf_probe_read_kernel;
 use netmesh_common::table::{Link, NeighbourKey, NeighbourLayout};
 
+use crate::atomic::Word;
 use crate::maps;
 
 /// Where the fields of the running kernel's structures are; set by the loader.
@@ -74,12 +81,12 @@ pub(crate) fn neighbour(pointer: *const u8, event: Event) -> Option<()> {
         _ => return None,
     };
     let next_hop = maps::next_hop_of(&key)?;
-    // `link` is the first, 8-byte aligned field of the value.
-    let word: *mut u64 = next_hop.cast();
+    // SAFETY: `link` is the first, 8-byte aligned field of the map's value.
+    let word = unsafe { Word::new(next_hop.cast()) };
     match event {
         Event::Changed => copy(pointer, &layout, word),
         Event::Gone => {
-            store(word, Link::UNRESOLVED);
+            word.set(Link::UNRESOLVED.0);
             Some(())
         }
     }
@@ -89,17 +96,14 @@ pub(crate) fn neighbour(pointer: *const u8, event: Event) -> Option<()> {
 /// go of the entry, so another CPU may have changed it, and reported that, in between. Whoever
 /// writes last has then read what is true.
 #[inline(always)]
-fn copy(pointer: *const u8, layout: &NeighbourLayout, word: *mut u64) -> Option<()> {
+fn copy(pointer: *const u8, layout: &NeighbourLayout, word: Word) -> Option<()> {
     // Nothing of a dead entry: a live one may stand for the same key.
     let mut link = observe(pointer, layout)?;
     for _ in 0..ATTEMPTS {
-        store(word, link);
+        word.set(link.0);
         let Some(now) = observe(pointer, layout) else {
             // It died meanwhile: take back what was written, but not its successor's word.
-            // SAFETY: as in `store`.
-            if unsafe { word.read_volatile() } == link.0 {
-                store(word, Link::UNRESOLVED);
-            }
+            word.replace(link.0, Link::UNRESOLVED.0);
             return None;
         };
         if now == link {
@@ -108,13 +112,6 @@ fn copy(pointer: *const u8, layout: &NeighbourLayout, word: *mut u64) -> Option<
         link = now;
     }
     Some(())
-}
-
-/// One store, never seen half done.
-#[inline(always)]
-fn store(word: *mut u64, link: Link) {
-    // SAFETY: the map owns the aligned word behind the pointer and lives as long as the program.
-    unsafe { word.write_volatile(link.0) };
 }
 
 /// What a live neighbour's link-layer address is; `None` for a dead one.

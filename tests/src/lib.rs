@@ -514,18 +514,26 @@ pub fn slowness() -> u32 {
 ///
 /// # Panics
 /// When it does not come true in time.
-pub fn eventually(what: &str, patience: Duration, mut condition: impl FnMut() -> bool) {
-    let patience = patience * slowness();
+pub fn eventually(what: &str, patience: Duration, condition: impl FnMut() -> bool) {
+    assert!(
+        within(patience, condition),
+        "{what} did not come true within {:?}",
+        patience * slowness()
+    );
+}
+
+/// Waits for a condition; false if it does not come true in time.
+pub fn within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
     // Who asks all the time keeps what it waits for from happening.
     let pause = Duration::from_millis(20) * slowness().min(10);
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + patience * slowness();
     while !condition() {
-        assert!(
-            Instant::now() < deadline,
-            "{what} did not come true within {patience:?}"
-        );
+        if Instant::now() >= deadline {
+            return false;
+        }
         std::thread::sleep(pause);
     }
+    true
 }
 
 /// Runs a test of something whose names are fixed on a thread of its own, with a `/run`, a bpffs

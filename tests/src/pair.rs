@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use netmesh::kernel::{ethtool, netns};
 
-use crate::{Lab, eventually};
+use crate::{Lab, OutputText as _, within};
 
 /// The left host.
 pub const LEFT: Ipv6Addr = Ipv6Addr::new(0x2a02, 0x1812, 1, 0, 0, 0, 0, 2);
@@ -117,10 +117,26 @@ impl Lab {
 
     /// Waits until every next hop of a machine's data plane is resolved.
     pub fn resolved(&self, machine: &str) {
-        // Nobody is asked again before five seconds have passed (`interval_probe_time_ms`).
-        eventually("the next hops resolve", Duration::from_secs(30), || {
-            self.json(machine, &["dataplane", "status"])["instance"]["unresolved"] == 0
+        self.unresolved(machine, 0);
+    }
+
+    /// Waits until so many routes of a machine's data plane have an unresolved next hop.
+    pub fn unresolved(&self, machine: &str, routes: usize) {
+        // The follower may miss a change (see there). A neighbour has its next one after
+        // 1.5 `base_reachable_time_ms`, `delay_first_probe_time` and `interval_probe_time_ms`.
+        let patience = Duration::from_secs(75);
+        let came = within(patience, || {
+            self.json(machine, &["dataplane", "status"])["instance"]["unresolved"] == routes
         });
+        assert!(
+            came,
+            "not {routes} unresolved on {machine} after {patience:?}:\n{}\n{}",
+            self.netmesh(machine, &["route", "show"]).stdout_text(),
+            std::process::Command::new("ip")
+                .args(["-s", "-n", &self.name(machine), "neigh", "show"])
+                .output()
+                .map_or_else(|error| error.to_string(), |output| output.stdout_text())
+        );
     }
 
     /// Sets a sysctl of a machine.

@@ -50,10 +50,7 @@ fn lab(hook: &str) -> Lab {
         let _ = lab.netmesh("router", &["route", "add", host, "via", host, "dev", port]);
     }
     let _ = lab.netmesh("router", &["route", "add", "blackhole", "2a02:1810:3::/48"]);
-    eventually("the next hops resolve", Duration::from_secs(30), || {
-        let status = lab.json("router", &["dataplane", "status"]);
-        status["instance"]["unresolved"] == 0
-    });
+    lab.resolved("router");
     lab
 }
 

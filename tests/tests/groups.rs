@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use netmesh::kernel::{ethtool, netns, snmp};
-use netmesh_tests::{Lab, eventually, slowness};
+use netmesh_tests::{Lab, slowness};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, SockaddrIn6, recv,
     sendto, setsockopt, socket, sockopt,
@@ -67,14 +67,7 @@ fn route(lab: &Lab, verb: &str, members: &[(usize, u32)]) {
         let words: Vec<&str> = words.split(' ').collect();
         let _ = lab.netmesh("router", &words);
     }
-    resolved(lab, 0);
-}
-
-/// Waits until so many routes have an unresolved next hop.
-fn resolved(lab: &Lab, unresolved: usize) {
-    eventually("the next hops resolve", Duration::from_secs(30), || {
-        lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == unresolved
-    });
+    lab.unresolved("router", 0);
 }
 
 /// A packet from the left; its last four bytes are its number.
@@ -455,7 +448,7 @@ fn a_link_that_goes_down_hands_its_flows_over_at_once() {
 
     // Nobody tells netmesh.
     lab.ip("router", "link set port2 down");
-    resolved(&lab, 2);
+    lab.unresolved("router", 2);
     let without = ways(&sender, &members, &flows);
     assert_eq!(share(&without, 1), 0);
     for (old, new) in before.iter().zip(&without) {

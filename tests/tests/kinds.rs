@@ -66,9 +66,7 @@ fn accelerates_by(lab: &Lab, port: &str, hook: &str) {
     for (host, port) in [(LEFT, port), (RIGHT, "port1")] {
         let _ = lab.netmesh("router", &["route", "add", host, "via", host, "dev", port]);
     }
-    eventually("the next hops resolve", Duration::from_secs(30), || {
-        lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
-    });
+    lab.resolved("router");
     let before = snmp::forwarded(&lab.at("router")).expect("the router");
     meets(lab);
     let after = snmp::forwarded(&lab.at("router")).expect("the router");

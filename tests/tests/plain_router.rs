@@ -51,10 +51,7 @@ fn lab(hook: Option<&str>) -> Lab {
         let route = ["route", "add", gateway, "via", gateway, "dev", port];
         let _ = lab.netmesh("router", &route);
     }
-    eventually("the next hops resolve", Duration::from_secs(30), || {
-        let status = lab.json("router", &["dataplane", "status"]);
-        status["instance"]["unresolved"] == 0
-    });
+    lab.resolved("router");
     lab
 }
 
@@ -123,9 +120,7 @@ fn with_ipv4(lab: &Lab) {
             &["route", "add", &host, "via", &host, "dev", port],
         );
     }
-    eventually("the next hops resolve", Duration::from_secs(30), || {
-        lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
-    });
+    lab.resolved("router");
 }
 
 /// RFC 1071, over what is meant to sum up to nothing.
@@ -282,9 +277,7 @@ fn the_kernel_answers_what_the_fast_path_leaves_to_it() {
         "router",
         &["route", "add", RIGHT, "via", RIGHT, "dev", "port1"],
     );
-    eventually("the next hop resolves", Duration::from_secs(30), || {
-        lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
-    });
+    lab.resolved("router");
     assert_eq!(icmp_error(&lab, 64, 1500), Some((2, 0, router)));
     let drops = lab
         .netmesh("router", &["counters", "--drops"])
@@ -311,13 +304,7 @@ fn a_neighbour_that_changes_its_address_is_followed() {
     eventually("the new address is used", Duration::from_secs(10), || {
         ping(&lab.at("left"), left, right, 104, 1).unwrap().received == 1
     });
-    let before = snmp::forwarded(&lab.at("router")).unwrap();
-    eventually(
-        "it is used on the fast path",
-        Duration::from_secs(10),
-        || lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0,
-    );
-    let _ = before;
+    lab.resolved("router");
     let before = snmp::forwarded(&lab.at("router")).unwrap();
     assert_eq!(
         ping(&lab.at("left"), left, right, 104, 5).unwrap().received,

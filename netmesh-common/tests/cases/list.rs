@@ -5,6 +5,7 @@ mod group;
 mod header;
 mod martian;
 mod policy;
+mod priority;
 mod vlan;
 
 use netmesh_common::table::{FibEntry, Port};
@@ -32,9 +33,9 @@ pub(crate) fn all() -> Vec<Case> {
     let mut cases = untagged();
     cases.extend(group::groups());
     cases.extend(vlan::tagged_frames());
-    cases.extend(vlan::priorities());
+    cases.extend(priority::tags());
     cases.extend(vlan::tags_beside());
-    cases.extend(vlan::priorities_beside());
+    cases.extend(priority::beside());
     cases
 }
 

@@ -34,7 +34,10 @@ pub(crate) fn edited(
             } else {
                 [8, 0]
             };
-            [&neighbour[..], &egress.own[..], &ethertype[..]].concat()
+            let tag = egress.vlan.map_or(vec![], |vid| {
+                [&[0x81, 0][..], &vid.to_be_bytes()[..]].concat()
+            });
+            [&neighbour[..], &egress.own[..], &tag, &ethertype[..]].concat()
         }
         _ => front.to_vec(),
     };

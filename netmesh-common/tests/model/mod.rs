@@ -9,6 +9,7 @@
     reason = "test helpers; not every host uses each of them"
 )]
 
+mod arrival;
 mod edit;
 mod read;
 mod registry;
@@ -19,6 +20,7 @@ use netmesh_common::verdict::{DropReason, PuntReason};
 
 use crate::cases::reference::{Hook, Router};
 use crate::cases::{Count, Input, Outcome, lab};
+use arrival::arrive;
 pub(crate) use edit::edited;
 pub(crate) use read::{Front, Read, read_ethernet, read_ip, read_version};
 pub(crate) use table::Device;
@@ -44,25 +46,17 @@ pub(crate) fn expect(router: &Router, flags: u32, input: &Input, hook: Hook) -> 
 
 fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Outcome, Stop> {
     let tables = Tables(router);
+    let Some(arrival) = arrive(router, flags, input, hook)? else {
+        return Ok(Outcome::NotOurs);
+    };
     let ingress = Ingress {
-        device: lab::INGRESS,
-        has_frames: flags & Port::LAYER3 == 0,
-        believes_only_behind: flags & Port::SOURCES_BEHIND != 0,
-        is_outer_edge: flags & Port::EXTERNAL != 0,
+        device: arrival.device,
+        believes_only_behind: arrival.flags & Port::SOURCES_BEHIND != 0,
+        is_outer_edge: arrival.flags & Port::EXTERNAL != 0,
     };
     let is_checked = ingress.believes_only_behind || ingress.is_outer_edge;
-    let front = match ingress.has_frames {
-        true => {
-            // XDP cannot tell which port a frame is of that has more of them.
-            let tags = input.bytes.get(12..).unwrap_or_default();
-            let priority =
-                |tag: &[u8]| matches!(tag, [0x81, 0, c, 0] | [0x88, 0xa8, c, 0] if c % 16 == 0);
-            let all = tags.chunks_exact(4).take(5).filter(|tag| priority(tag));
-            if hook == Hook::Xdp && all.count() == 5 {
-                return Err(Stop::Nobody(DropReason::SourceInvalid));
-            }
-            read_ethernet(&input.bytes, lab::INGRESS_MAC, false, is_checked)?
-        }
+    let front = match flags & Port::LAYER3 == 0 {
+        true => read_ethernet(&input.bytes, arrival.mac, arrival.is_vlan, is_checked)?,
         false => Front {
             length: 0,
             version: read_version(&input.bytes)?,
@@ -151,7 +145,6 @@ fn journey(router: &Router, flags: u32, input: &Input, hook: Hook) -> Result<Out
 /// The port a packet came in through.
 struct Ingress {
     device: u32,
-    has_frames: bool,
     believes_only_behind: bool,
     is_outer_edge: bool,
 }
@@ -264,7 +257,13 @@ fn leave(
     if hook == Hook::Xdp && input.bytes.len() > 3520 && !egress.takes_several_buffers {
         return no_way;
     }
-    // IEEE 802.3: nobody pads what XDP sends.
-    let least = if hook == Hook::Xdp { 60 } else { 0 };
-    Ok(forward(edited(&input.bytes, start, read, egress, least)))
+    // The kernel tags what leaves through a VLAN sub-interface, and pads; nobody does so with what
+    // XDP sends (IEEE 802.3).
+    let egress = Device {
+        vlan: egress.vlan.filter(|_| hook == Hook::Xdp),
+        ..*egress
+    };
+    let grows = if egress.vlan.is_some() { 18 - start } else { 0 };
+    let least = if hook == Hook::Xdp { 60 + grows } else { 0 };
+    Ok(forward(edited(&input.bytes, start, read, &egress, least)))
 }

@@ -28,6 +28,8 @@ pub(crate) struct Device {
     pub(crate) ifindex: u32,
     pub(crate) mtu: u32,
     pub(crate) has_no_frames: bool,
+    /// VID of a VLAN sub-interface that XDP serves.
+    pub(crate) vlan: Option<u16>,
     /// XDP may send it frames that lie in several buffers.
     pub(crate) takes_several_buffers: bool,
     /// Link-layer address of the next hop, if it is known.
@@ -105,13 +107,14 @@ impl Tables<'_> {
         // Bytes 0 to 5 of the word are the address, its highest bit says that it is known.
         let link: Vec<u8> = (0..8).map(|byte| (hop.link >> (8 * byte)) as u8).collect();
         let known = link[7] >= 0x80;
+        let port = self.0.ports.iter().find(|(port, _)| *port == hop.ifindex);
         Some(Device {
             ifindex: hop.ifindex,
+            vlan: port.map(|(_, port)| port.vlan).filter(|vid| *vid != 0),
             mtu: hop.mtu,
             has_no_frames: hop.flags & NextHop::LAYER3 == NextHop::LAYER3,
-            takes_several_buffers: self.0.ports.iter().any(|(ifindex, port)| {
-                *ifindex == hop.ifindex && port.flags & Port::SEVERAL_BUFFERS != 0
-            }),
+            takes_several_buffers: port
+                .is_some_and(|(_, port)| port.flags & Port::SEVERAL_BUFFERS != 0),
             neighbour: known.then(|| [link[0], link[1], link[2], link[3], link[4], link[5]]),
             own: hop.source_mac,
         })

@@ -78,6 +78,8 @@ fn meet<W: Write>(lab: &Lab, report: &mut Report<'_, W>) -> anyhow::Result<()> {
             }
         }
     }
+    // The follower may miss a change; a neighbour has another within 55 seconds.
+    let deadline = started + Duration::from_secs(75);
     loop {
         let planes = ["nmd-router", "nm-alice-gw", "nm-bob-gw"];
         let mut unresolved = 0;

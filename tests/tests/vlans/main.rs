@@ -148,9 +148,7 @@ impl Bench {
             // What the data plane keeps resolved, nobody answers for.
             meet(&self.lab, net);
         }
-        eventually("the next hops resolve", Duration::from_secs(30), || {
-            self.lab.json("router", &["dataplane", "status"])["instance"]["unresolved"] == 0
-        });
+        self.lab.resolved("router");
     }
 
     /// Sends every probe and collects what comes of it: end of a wire and frame, by probe.
