@@ -9,6 +9,7 @@ pub mod oracle;
 pub mod pair;
 mod snapshot;
 pub mod stack;
+mod wait;
 pub mod wire;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,6 @@ use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use netmesh::kernel::ethtool;
 use netmesh::plan::state::Namespace;
@@ -26,6 +26,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use snapshot::{collect, links, normalise, tunnels};
+pub use wait::{eventually, slowness, within};
 
 /// The allocation all labs cut their prefixes from.
 pub const ALLOCATION: &str = "2a02:1802:5e::/48";
@@ -499,41 +500,6 @@ impl OutputText for Output {
     fn stdout_text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
-}
-
-/// How much longer than on a machine of its own everything may take: `NETMESH_TEST_PATIENCE`.
-#[must_use]
-pub fn slowness() -> u32 {
-    std::env::var("NETMESH_TEST_PATIENCE")
-        .ok()
-        .and_then(|factor| factor.parse().ok())
-        .unwrap_or(1)
-}
-
-/// Waits for a condition.
-///
-/// # Panics
-/// When it does not come true in time.
-pub fn eventually(what: &str, patience: Duration, condition: impl FnMut() -> bool) {
-    assert!(
-        within(patience, condition),
-        "{what} did not come true within {:?}",
-        patience * slowness()
-    );
-}
-
-/// Waits for a condition; false if it does not come true in time.
-pub fn within(patience: Duration, mut condition: impl FnMut() -> bool) -> bool {
-    // Who asks all the time keeps what it waits for from happening.
-    let pause = Duration::from_millis(20) * slowness().min(10);
-    let deadline = Instant::now() + patience * slowness();
-    while !condition() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(pause);
-    }
-    true
 }
 
 /// Runs a test of something whose names are fixed on a thread of its own, with a `/run`, a bpffs

@@ -3,11 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::net::IpAddr;
 use std::process::Stdio;
-use std::time::Duration;
 
 use netmesh::demo::traffic::ping;
 use netmesh::kernel::{ethtool, netns};
-use netmesh_tests::{Lab, eventually};
+use netmesh_tests::Lab;
 use serde_json::Value;
 
 const LEFT: &str = "2a02:1810:1::2";
