@@ -24,6 +24,8 @@ use wires::{EGRESS, KERNEL_EGRESS, PORTS, Wires};
 const ROUNDS: usize = 11;
 /// Packets of one measurement.
 const PACKETS: u32 = 200_000;
+/// From so many routes on it makes a difference which are asked for how often.
+const ZIPF: usize = 1_000_000;
 /// Next hops of the routes, in turn.
 pub(crate) const NEXT_HOPS: usize = 16;
 
@@ -35,6 +37,8 @@ struct Way {
     port: usize,
     /// Our first stage is taken away.
     former: bool,
+    /// Routes are changed all the while.
+    churned: bool,
 }
 
 const fn way(name: &'static str, port: usize) -> Way {
@@ -42,19 +46,24 @@ const fn way(name: &'static str, port: usize) -> Way {
         name,
         port,
         former: false,
+        churned: false,
     }
 }
 
 const OURS: &str = "netmesh, everything on";
 
-const XDP: [Way; 6] = [
+const XDP: [Way; 8] = [
     way(OURS, PORTS.ours),
+    way("netmesh, sources not checked", PORTS.any),
+    Way {
+        churned: true,
+        ..way("netmesh, a writer on the other CPU", PORTS.ours)
+    },
     way("dropped at once", PORTS.drop),
     way("redirected without a look-up", PORTS.redirect),
     Way {
-        name: "netmesh, trie and per-CPU counters alone",
-        port: PORTS.ours,
         former: true,
+        ..way("netmesh, trie and per-CPU counters alone", PORTS.ours)
     },
     way("`bpf_fib_lookup`", PORTS.fib),
     way("the kernel", PORTS.kernel),
@@ -71,6 +80,7 @@ const TC: [Way; 4] = [
 pub(crate) struct Row {
     pub(crate) hook: &'static str,
     pub(crate) routes: usize,
+    pub(crate) traffic: &'static str,
     pub(crate) way: &'static str,
     pub(crate) time: Cell,
     /// How many times as long as ours, round by round.
@@ -97,8 +107,6 @@ pub(crate) fn measure(
     let set = Set::random(routes);
     let wires = Wires::new()?;
     let mut programs = Programs::load(object, &wires)?;
-    programs.set_stream(&set.uniform(crate::kernel::STREAM));
-
     eprintln!("{routes} routes into the kernel's table");
     let before = Usage::now()?;
     let seconds = wires.inside("rtr", || netlink::add(&set, KERNEL_EGRESS))??;
@@ -134,9 +142,19 @@ pub(crate) fn measure(
     }
 
     programs.sink(&wires, EGRESS, false)?;
-    take_turns(&wires, &mut programs, ("XDP", routes), &XDP, rows)?;
+    let length = crate::kernel::STREAM;
+    for (traffic, stream) in [("uniform", set.uniform(length)), ("Zipf", set.zipf(length))] {
+        // Among few routes there is nothing to prefer.
+        if traffic == "Zipf" && routes < ZIPF {
+            continue;
+        }
+        programs.set_stream(&stream);
+        let what = ("XDP", traffic);
+        take_turns(&wires, &mut programs, what, &set, &XDP, rows)?;
+    }
+    programs.set_stream(&set.uniform(length));
     programs.sink(&wires, EGRESS, true)?;
-    take_turns(&wires, &mut programs, ("TC", routes), &TC, rows)
+    take_turns(&wires, &mut programs, ("TC", "uniform"), &set, &TC, rows)
 }
 
 /// Seconds to put a set into a trie as whoever uses the system call would.
@@ -162,17 +180,23 @@ fn through_memory(set: &Set) -> anyhow::Result<f64> {
 fn take_turns(
     wires: &Wires,
     programs: &mut Programs,
-    (hook, routes): (&'static str, usize),
+    (hook, traffic): (&'static str, &'static str),
+    set: &Set,
     ways: &[Way],
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
+    let routes = set.keys.len();
     let mut times = vec![Vec::new(); ways.len()];
     for round in 0..=ROUNDS {
         for (way, times) in ways.iter().zip(&mut times) {
             wires.take_first_stage_away(way.former)?;
+            let writer = way.churned.then(|| wires.writer(set)).transpose()?;
             let time = programs
                 .send(wires, way.port, PACKETS)
                 .with_context(|| format!("{hook}, {routes} routes, {}", way.name))?;
+            if let Some(writer) = writer {
+                writer.end()?;
+            }
             if round > 0 {
                 times.push(time);
             }
@@ -192,6 +216,7 @@ fn take_turns(
         rows.push(Row {
             hook,
             routes,
+            traffic,
             way: way.name,
             time: Cell::of(times),
             ratio: Cell::of(&ratios),

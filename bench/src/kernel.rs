@@ -57,7 +57,7 @@ pub(crate) struct Filled {
 impl Kernel {
     /// Loads the programs and fills the structures with a set.
     pub(crate) fn new(object: &[u8], set: &Set, filled: Filled) -> anyhow::Result<Self> {
-        let most = u32::try_from(set.keys.len())?.max(16);
+        let most = u32::try_from(set.keys.len() + set.shorter.len())?.max(16);
         let lines = shape(set)?.buckets() - 1;
         let mut loader = EbpfLoader::new();
         for name in ["INSIDE", "CARRIED", "KEPT", "RIB", "COUNTER_IDS", "FIB4"] {
@@ -85,6 +85,15 @@ impl Kernel {
                 let mut address = [0; 16];
                 address[..8].copy_from_slice(&key.to_be_bytes());
                 trie.insert(&Key::new(64, address), entry(n), 0)?;
+            }
+            for (n, (key, length)) in set.shorter.iter().enumerate() {
+                let mut address = [0; 16];
+                address[..8].copy_from_slice(&key.to_be_bytes());
+                let entry = FibEntry {
+                    prefix_length: *length,
+                    ..entry(n)
+                };
+                trie.insert(&Key::new(u32::from(*length), address), entry, 0)?;
             }
         }
         if filled.hash {

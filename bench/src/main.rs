@@ -8,6 +8,7 @@ mod forward;
 mod kernel;
 mod memory;
 mod netlink;
+mod plot;
 mod report;
 mod sets;
 mod usage;
@@ -20,7 +21,7 @@ use nix::unistd::Pid;
 
 use kernel::{Filled, Kernel, STREAM};
 use report::{Cell, Row};
-use sets::Set;
+use sets::{Kind, Set};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-bench"));
 
@@ -55,8 +56,17 @@ fn main() -> anyhow::Result<()> {
         "look-ups" => {
             let mut rows = Vec::new();
             for size in sizes {
-                measure(size, &mut rows)?;
+                measure(Kind::Random, size, &mut rows)?;
+                let others = match size {
+                    200_000 => vec![Kind::Global],
+                    1_000_000 => vec![Kind::Dense, Kind::Mesh],
+                    _ => Vec::new(),
+                };
+                for kind in others {
+                    measure(kind, size, &mut rows)?;
+                }
             }
+            plot::look_ups(&file, &rows)?;
             report::write(&file, "look-ups", &report::look_ups(&rows)?)
         }
         "forwarding" => {
@@ -64,6 +74,7 @@ fn main() -> anyhow::Result<()> {
             for size in sizes {
                 forward::measure(OBJECT, size, &mut rows, &mut loads)?;
             }
+            plot::forwarding(&file, &rows)?;
             report::write(&file, "forwarding", &report::forwarding(&rows)?)?;
             report::write(&file, "programming", &report::programming(&loads)?)
         }
@@ -72,22 +83,29 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// All methods on one set of prefixes, and both kinds of traffic.
-fn measure(size: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
-    let set = Set::random(size);
+fn measure(kind: Kind, size: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
+    let set = Set::new(kind, size);
     let filled = Filled {
         trie: size <= TRIE_LIMIT,
-        hash: true,
+        // It knows one length.
+        hash: set.shorter.is_empty(),
     };
     let mut kernel = Kernel::new(OBJECT, &set, filled)?;
     // As many lines as hold the entries of stage 1.
     let lines = sets::numbers(kernel.lines.into(), STREAM);
     for (traffic, stream) in [("uniform", set.uniform(STREAM)), ("Zipf", set.zipf(STREAM))] {
-        eprintln!("{size} prefixes, {traffic} traffic");
+        eprintln!("{size} {}, {traffic} traffic", kind.name());
         let mut samples = vec![[Vec::new(), Vec::new()]; METHODS.len()];
         let mut sums = vec![None; METHODS.len()];
         for round in 0..=ROUNDS {
             for (method, (program, _)) in METHODS.iter().enumerate() {
-                if *program == "bench_trie" && !filled.trie {
+                let is_there = match *program {
+                    "bench_trie" => filled.trie,
+                    "bench_hash" => filled.hash,
+                    "bench_entries" => !set.keys.is_empty(),
+                    _ => true,
+                };
+                if !is_there {
                     continue;
                 }
                 let is_chase = *program == "bench_chase";
@@ -112,6 +130,7 @@ fn measure(size: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
         for ((_, name), samples) in METHODS[1..].iter().zip(methods) {
             let cell = |kind: usize| Cell::of(&samples[kind]).without(loops[kind]);
             rows.push(Row {
+                kind,
                 size,
                 traffic,
                 method: name,

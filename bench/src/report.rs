@@ -7,9 +7,11 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::forward;
+use crate::sets::Kind;
 
 /// Times of one method on one set: nanoseconds a look-up.
 pub(crate) struct Row {
+    pub(crate) kind: Kind,
     pub(crate) size: usize,
     pub(crate) traffic: &'static str,
     pub(crate) method: &'static str,
@@ -88,10 +90,15 @@ pub(crate) fn forwarding(rows: &[forward::Row]) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut last = None;
     for row in rows {
-        if last != Some((row.hook, row.routes)) {
-            last = Some((row.hook, row.routes));
+        let here = Some((row.hook, row.routes, row.traffic));
+        if last != here {
+            last = here;
             let plural = if row.routes == 1 { "" } else { "s" };
-            writeln!(text, "\n{}, {} route{plural}:\n", row.hook, row.routes)?;
+            let (hook, routes, traffic) = (row.hook, row.routes, row.traffic);
+            writeln!(
+                text,
+                "\n{hook}, {routes} route{plural}, {traffic} traffic:\n"
+            )?;
             writeln!(text, "| way | : ours | ns a packet |")?;
             writeln!(text, "|---|---|---|")?;
         }
@@ -143,10 +150,12 @@ pub(crate) fn look_ups(rows: &[Row]) -> anyhow::Result<String> {
     let mut last = None;
     let mut ours = None;
     for row in rows {
-        if last != Some((row.size, row.traffic)) {
-            last = Some((row.size, row.traffic));
+        let here = Some((row.kind.name(), row.size, row.traffic));
+        if last != here {
+            last = here;
             ours = Some((row.independent, row.dependent));
-            writeln!(text, "\n{} prefixes, {} traffic:\n", row.size, row.traffic)?;
+            let (name, size, traffic) = (row.kind.name(), row.size, row.traffic);
+            writeln!(text, "\n{size} {name}, {traffic} traffic:\n")?;
             writeln!(
                 text,
                 "| method | independent, ns | : ours | dependent, ns | : ours |"

@@ -21,13 +21,17 @@ pub(crate) enum What {
 pub(crate) fn run(what: Option<What>, sizes: &[u32]) -> anyhow::Result<()> {
     setup::run()?;
     if what != Some(What::Forwarding) {
-        measure("look-ups", sizes, &[1, 1_000, 65_536, 1_000_000])?;
+        measure(
+            "look-ups",
+            sizes,
+            &[1, 1_000, 65_536, 200_000, 1_000_000, 16_777_216],
+        )?;
     }
     if what != Some(What::LookUps) {
         if env::var_os("NETMESH_BIN").is_none() {
             build::netmesh(true)?;
         }
-        measure("forwarding", sizes, &[1, 65_536, 1_000_000])?;
+        measure("forwarding", sizes, &[1, 1_000, 65_536, 1_000_000])?;
     }
     Ok(())
 }

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -12,6 +13,7 @@ use aya::maps::{Array, Map, MapData, PerCpuArray};
 use netmesh_common::table::{FibEntry, PrefixCounters};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
+use tempfile::TempDir;
 
 use super::NEXT_HOPS;
 use crate::sets::Set;
@@ -27,6 +29,7 @@ pub(super) struct Ports {
     pub(super) ours_tc: usize,
     pub(super) drop_tc: usize,
     pub(super) redirect_tc: usize,
+    pub(super) any: usize,
 }
 
 pub(super) const PORTS: Ports = Ports {
@@ -38,10 +41,13 @@ pub(super) const PORTS: Ports = Ports {
     ours_tc: 5,
     drop_tc: 6,
     redirect_tc: 7,
+    any: 10,
 };
 
-/// Ports.
+/// Ports but the last.
 const COUNT: usize = 8;
+/// Routes that are changed in one turn of a writer.
+const CHURNED: usize = 65_536;
 /// The way out of the routers that are programs; `d` instead of `r` is its far end.
 pub(super) const EGRESS: &str = "r9";
 /// The kernel's own: its packets are socket buffers, and end in another sink.
@@ -74,7 +80,7 @@ impl Wires {
                 wires.run(name, &["sysctl", "-qw", &format!("{key}={value}")])?;
             }
         }
-        for port in 0..COUNT {
+        for port in (0..COUNT).chain([PORTS.any]) {
             wires.wire(
                 ("src", &format!("s{port}"), 1),
                 ("rtr", &format!("r{port}"), 2),
@@ -106,6 +112,7 @@ impl Wires {
         for (port, hook, sources) in [
             ("r0", "xdp", "behind"),
             ("r5", "tc", "behind"),
+            ("r10", "xdp", "any"),
             (EGRESS, "xdp", "any"),
         ] {
             let attach = ["dataplane", "attach", "--port", port, "--hook", hook];
@@ -117,18 +124,7 @@ impl Wires {
 
     /// The table, from a file of text, as people would; how many seconds it took.
     pub(super) fn import(&self, set: &Set) -> anyhow::Result<f64> {
-        let mut text = String::new();
-        for (n, key) in set.keys.iter().enumerate() {
-            writeln!(
-                text,
-                "{:x}:{:x}:{:x}:{:x}::/64 via {} dev {EGRESS}",
-                key >> 48,
-                key >> 32 & 0xffff,
-                key >> 16 & 0xffff,
-                key & 0xffff,
-                next_hop(n)
-            )?;
-        }
+        let text = routes(set, usize::MAX, 0)?;
         let clock = Cpu::children()?;
         let mut child = self
             .command(&["route", "import"])
@@ -145,6 +141,30 @@ impl Wires {
             self.netmesh(&["route", "add", prefix, "via", "fe80::1", "dev", dev])?;
         }
         Ok(seconds)
+    }
+
+    /// Somebody who changes routes all the time, on another CPU than this one.
+    pub(super) fn writer(&self, set: &Set) -> anyhow::Result<Writer> {
+        let folder = tempfile::tempdir()?;
+        for (name, shift) in [("even", 0), ("odd", 1)] {
+            std::fs::write(folder.path().join(name), routes(set, CHURNED, shift)?)?;
+        }
+        let import = format!(
+            "{} --netns {} route import",
+            self.netmesh.display(),
+            self.namespace("rtr")
+        );
+        let words = format!(
+            "cd {}; while [ ! -e end ]; do {import} <odd && {import} <even || exit 1; done",
+            folder.path().display()
+        );
+        let child = Command::new("taskset")
+            .args(["-c", "0", "sh", "-c", &words])
+            .stdout(Stdio::null())
+            .spawn()?;
+        // It reads before it writes.
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(Writer { child, folder })
     }
 
     /// Gives the trie's entries counters of the per-CPU array, as they have where stage 1 does not
@@ -267,6 +287,38 @@ impl Drop for Wires {
             let _ = ip(&["netns", "del", &self.namespace(name)]);
         }
     }
+}
+
+/// A process that writes until it is told to end.
+pub(super) struct Writer {
+    child: Child,
+    folder: TempDir,
+}
+
+impl Writer {
+    /// Lets it come to the end of its turn, so that the routes are what they were.
+    pub(super) fn end(mut self) -> anyhow::Result<()> {
+        std::fs::write(self.folder.path().join("end"), "")?;
+        ensure!(self.child.wait()?.success(), "the writer failed");
+        Ok(())
+    }
+}
+
+/// So much of a set as text; each route by the next hop that many behind its own.
+fn routes(set: &Set, most: usize, shift: usize) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for (n, key) in set.keys.iter().enumerate().take(most) {
+        writeln!(
+            text,
+            "{:x}:{:x}:{:x}:{:x}::/64 via {} dev {EGRESS}",
+            key >> 48,
+            key >> 32 & 0xffff,
+            key >> 16 & 0xffff,
+            key & 0xffff,
+            next_hop(n + shift)
+        )?;
+    }
+    Ok(text)
 }
 
 pub(super) fn next_hop(n: usize) -> String {

@@ -80,7 +80,8 @@ impl Emulator {
 }
 
 /// Boots, runs the job, and tells whether it went well. An emulated machine now and then dies before
-/// it has come to the job: it is started once more.
+/// it has come to the job, of a breakpoint that the kernel had set while it rewrote its own code
+/// ("Oops: int3", `text_poke`) and that another emulated CPU meets too late: it is started once more.
 pub(super) fn run(
     emulator: &Emulator,
     image: &Image,
