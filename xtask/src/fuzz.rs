@@ -76,6 +76,22 @@ fn build(folder: &str, name: &str) -> anyhow::Result<PathBuf> {
     Ok(into.join(host).join("release").join(name))
 }
 
+/// Whether the targets compile: they are no members of the workspace, and nobody else would notice.
+pub(crate) fn check() -> anyhow::Result<()> {
+    for folder in ["netmesh-common/fuzz", "netmesh/fuzz"] {
+        step(
+            &format!("fuzz targets of {folder}"),
+            cargo(&["check", "--quiet", "--locked", "--manifest-path"])
+                .arg(root().join(folder).join("Cargo.toml"))
+                .env("CARGO_TARGET_DIR", target().join("fuzz"))
+                // Nothing is linked, so that libFuzzer need not be compiled.
+                .env("CUSTOM_LIBFUZZER_PATH", "/dev/null")
+                .env("AYA_BUILD_SKIP", "1"),
+        )?;
+    }
+    Ok(())
+}
+
 /// Whether a target ran its time without finding anything.
 fn fuzz(binary: &Path, name: &str, longest: u32, minutes: u64) -> anyhow::Result<bool> {
     let folder = target().join("fuzz");

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 
 use crate::run::{can_sudo, cargo, host, is_root, step};
-use crate::{build, lint, setup, sweep};
+use crate::{build, fuzz, lint, setup, sweep};
 
 /// Labs at a time: each is a handful of namespaces, and waits more than it computes.
 const MOST_LABS: usize = 8;
@@ -65,6 +65,7 @@ fn checks() -> anyhow::Result<()> {
             .args(deny)
             .env("CARGO_PROFILE_DEV_PANIC", "abort"),
     )?;
+    fuzz::check()?;
     eprintln!("==> house rules");
     lint::run(false)?;
     let doc = ["doc", "--quiet", "--locked", "--no-deps"];
