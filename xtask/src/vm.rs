@@ -66,7 +66,16 @@ struct Job {
 /// busy, so a test that failed has one more try, alone, and is named in the end: what fails twice
 /// is broken, what passes the second time is for the reader to judge. A program that died, or that
 /// counts other failures than it names, has tests nobody has seen: it fails as a whole.
-const AGAIN: &str = r#"attempt() {
+const AGAIN: &str = r#"from=$(sed -n 's/.* netmesh.from=\([^ ]*\).*/\1/p' /proc/cmdline)
+attempt() {
+    name=$1; program=$2; shift 2
+    # A machine that is started once more goes on where it died.
+    [ -z "$from" ] || [ "$name" = "$from" ] || return
+    from=; echo "--- $name"; SECONDS=0
+    try "$name" "$program" "$@"
+    echo "    $name: $SECONDS s"
+}
+try() {
     name=$1; program=$2; shift 2
     "$program" "$@" </dev/null 2>&1 | tee /run/said
     [ "${PIPESTATUS[0]}" = 0 ] && return
@@ -266,8 +275,7 @@ fn script(jobs: &[Job], patience: usize) -> String {
         // A String takes whatever is written to it.
         let _ = write!(
             script,
-            "echo '--- {name}'\nSECONDS=0\nattempt {name} {program} {arguments}\n\
-             echo \"    {name}: $SECONDS s\"\n",
+            "attempt {name} {program} {arguments}\n",
             name = job.name,
             program = job.program.display(),
             arguments = job.arguments,

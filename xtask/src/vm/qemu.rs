@@ -79,22 +79,35 @@ impl Emulator {
     }
 }
 
-/// Boots, runs the job, and tells whether it went well. An emulated machine now and then dies before
-/// it has come to the job, of a breakpoint that the kernel had set while it rewrote its own code
-/// ("Oops: int3", `text_poke`) and that another emulated CPU meets too late: it is started once more.
+/// Times a machine is started anew.
+const RESTARTS: usize = 3;
+
+/// Boots, runs the jobs, and tells whether all went well.
+///
+/// An emulated machine now and then dies of a breakpoint that its kernel has set while it rewrites its
+/// own code (`text_poke`: "Oops: int3") and that another emulated CPU meets too late. It is started once
+/// more, with the job it died in, and so is one that died before the first.
 pub(super) fn run(
     emulator: &Emulator,
     image: &Image,
     name: &str,
     limit: Duration,
 ) -> anyhow::Result<bool> {
-    match boot(emulator, image, name, limit)? {
-        End::Unborn => {
-            println!("{name:<4} | died before its first test: once more");
-            Ok(boot(emulator, image, name, limit)? == End::Well)
+    let deadline = Instant::now() + limit;
+    let mut from = None;
+    let mut failed = false;
+    for _ in 0..=RESTARTS {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (end, said) = boot(emulator, image, name, left, from.as_deref())?;
+        failed |= said.failed;
+        if end != End::Dead || (!said.breakpoint && said.job.is_some()) {
+            return Ok(end == End::Well && !failed);
         }
-        end => Ok(end == End::Well),
+        from = said.job.or(from);
+        let place = from.as_deref().unwrap_or("its first test");
+        println!("{name:<4} | the machine died; once more, from {place}");
     }
+    Ok(false)
 }
 
 /// How a machine ended.
@@ -102,11 +115,38 @@ pub(super) fn run(
 enum End {
     Well,
     Badly,
-    /// It never came to the job.
-    Unborn,
+    /// Without a result.
+    Dead,
 }
 
-fn boot(emulator: &Emulator, image: &Image, name: &str, limit: Duration) -> anyhow::Result<End> {
+/// What is learnt of a machine's words.
+#[derive(Debug, Default)]
+struct Said {
+    /// The job it is at.
+    job: Option<String>,
+    /// One has failed.
+    failed: bool,
+    /// It met one of the kernel's breakpoints.
+    breakpoint: bool,
+}
+
+impl Said {
+    fn hear(&mut self, line: &str) {
+        if let Some(job) = line.strip_prefix("--- ") {
+            self.job = Some(job.to_owned());
+        }
+        self.failed |= line.starts_with("failed: ") || line.starts_with("failed twice: ");
+        self.breakpoint |= line.contains("Oops: int3");
+    }
+}
+
+fn boot(
+    emulator: &Emulator,
+    image: &Image,
+    name: &str,
+    limit: Duration,
+    from: Option<&str>,
+) -> anyhow::Result<(End, Said)> {
     let fast = has_kvm();
     let how = if fast { "KVM" } else { "emulated" };
     eprintln!("==> Linux {name} in a virtual machine ({how})");
@@ -116,27 +156,27 @@ fn boot(emulator: &Emulator, image: &Image, name: &str, limit: Duration) -> anyh
     {
         return Err(error).context("the result of the last run stays");
     }
-    let mut child = command(emulator, image, fast, limit)
+    let mut child = command(emulator, image, fast, limit, from)
         .spawn()
         .context("QEMU could not be started")?;
     let stdout = child.stdout.take().context("no stdout")?;
-    let mut begun = false;
+    let mut said = Said::default();
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line?;
-        begun |= line.starts_with(b"--- ");
-        println!("{name:<4} | {}", String::from_utf8_lossy(&line).trim_end());
+        let line = String::from_utf8_lossy(&line);
+        said.hear(line.trim_end());
+        println!("{name:<4} | {}", line.trim_end());
     }
     let in_time = child.wait()?.code() != Some(TIMED_OUT);
     let result = fs::read_to_string(&image.result).unwrap_or_default();
     let end = match (in_time, result.trim()) {
         (true, "0") => End::Well,
-        (true, "") if !begun => End::Unborn,
+        (true, "") => End::Dead,
         _ => End::Badly,
     };
     if !in_time {
-        let minutes = limit.as_secs() / 60;
-        println!("{name:<4} | failed: killed after {minutes} minutes (--minutes)");
-    } else if result.trim().is_empty() {
+        println!("{name:<4} | failed: killed after its time (--minutes)");
+    } else if end == End::Dead {
         println!("{name:<4} | failed: ended without a result");
     }
     let words = if end == End::Well {
@@ -146,11 +186,17 @@ fn boot(emulator: &Emulator, image: &Image, name: &str, limit: Duration) -> anyh
     };
     let seconds = started.elapsed().as_secs_f64();
     eprintln!("==> Linux {name}: {words}, {seconds:.1} s");
-    Ok(end)
+    Ok((end, said))
 }
 
 /// A machine that ends on its own time, whatever becomes of this program.
-fn command(emulator: &Emulator, image: &Image, fast: bool, limit: Duration) -> Command {
+fn command(
+    emulator: &Emulator,
+    image: &Image,
+    fast: bool,
+    limit: Duration,
+    from: Option<&str>,
+) -> Command {
     let share = |tag: &str, path: &std::path::Path| {
         format!(
             "local,path={},mount_tag={tag},security_model=none,readonly=on,multidevs=remap",
@@ -160,6 +206,10 @@ fn command(emulator: &Emulator, image: &Image, fast: bool, limit: Duration) -> C
     let mut command = emulator.command(limit);
     let mut line =
         "console=ttyS0 loglevel=3 panic=-1 mitigations=off random.trust_cpu=on".to_owned();
+    if let Some(from) = from {
+        line.push_str(" netmesh.from=");
+        line.push_str(from);
+    }
     if fast {
         command.args(["-accel", "kvm", "-cpu", "host"]);
     } else {
@@ -202,4 +252,30 @@ fn has_kvm() -> bool {
         .write(true)
         .open("/dev/kvm")
         .is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Said;
+
+    #[test]
+    fn what_a_machine_says_is_understood() {
+        let mut said = Said::default();
+        for line in [
+            "booted",
+            "--- mesh",
+            "test a ... FAILED",
+            "once more, alone: a",
+        ] {
+            said.hear(line);
+        }
+        assert_eq!(said.job.as_deref(), Some("mesh"));
+        assert!(!said.failed && !said.breakpoint);
+        said.hear("--- traps");
+        said.hear("[   52.3] Oops: int3: 0000 [#1] PREEMPT SMP NOPTI");
+        assert_eq!(said.job.as_deref(), Some("traps"));
+        assert!(!said.failed && said.breakpoint);
+        said.hear("failed twice: traps::b");
+        assert!(said.failed);
+    }
 }
