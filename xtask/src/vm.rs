@@ -273,9 +273,9 @@ fn script(jobs: &[Job], patience: usize) -> String {
     );
     for job in jobs {
         // A String takes whatever is written to it.
-        let _ = write!(
+        let _ = writeln!(
             script,
-            "attempt {name} {program} {arguments}\n",
+            "attempt {name} {program} {arguments}",
             name = job.name,
             program = job.program.display(),
             arguments = job.arguments,
