@@ -380,6 +380,28 @@ fn tc_spreads_flows() {
     spreads("tc");
 }
 
+/// `explain` names the one of several next hops that a packet is sent to.
+#[test]
+fn explain_names_the_next_hop_of_a_flow() {
+    for hook in ["xdp", "tc"] {
+        let lab = lab(hook);
+        route(&lab, "add", &[(0, 1), (1, 1), (2, 1)]);
+        let mut met = BTreeSet::new();
+        for last in 1..=12 {
+            let to = format!("2a02:1810:9::{last:x}");
+            let answer = lab.json("router", &["explain", "2a02:1810:1::2", &to]);
+            assert_eq!(answer["decision"], "forward", "{hook}: {answer}");
+            let egress = &answer["egress"];
+            let device = egress["device"].as_str().expect("an egress").to_owned();
+            let n = device.strip_prefix("port").expect("a member's port");
+            assert_eq!(egress["gateway"], format!("fe80::{n}:2"), "{hook}");
+            assert!(egress["link_address"].is_string(), "{hook}: {egress}");
+            met.insert(device);
+        }
+        assert!(met.len() > 1, "{hook}: all to {met:?}");
+    }
+}
+
 #[test]
 fn only_the_flows_of_a_member_that_goes_move() {
     let lab = lab("xdp");

@@ -196,12 +196,24 @@ fn report(
         }
     };
     let egress = matched.destination.as_ref().and_then(|found| {
-        let FibRoute::Via { gateway, link } = &found.row.route else {
-            return None;
+        let (gateway, link) = match &found.row.route {
+            FibRoute::Via { gateway, link } => (gateway, link),
+            FibRoute::Paths(paths) if matches!(trial.outcome, Outcome::Forward) => {
+                let chosen = chosen(found, &trial.frame, facts)?;
+                let path = paths
+                    .iter()
+                    .find(|path| (path.link.as_str(), path.gateway) == chosen)?;
+                (&path.gateway, &path.link)
+            }
+            _ => return None,
         };
         // A frame that was forwarded names its next hop itself.
         let address = match (trial.outcome, trial.frame.first_chunk::<6>()) {
-            (Outcome::Forward, Some(address)) if found.link_address.is_some() => Some(*address),
+            (Outcome::Forward, Some(address))
+                if found.link_address.is_some() || !found.next_hops.is_empty() =>
+            {
+                Some(*address)
+            }
             _ => found.link_address,
         };
         Some(Egress {
@@ -228,6 +240,23 @@ fn report(
         meaning: meaning.map(str::trim),
         counted,
     }
+}
+
+/// Which of several next hops a frame was sent to: its addresses say so. Nobody can tell from a
+/// packet without a link-layer header.
+fn chosen<'a>(
+    found: &Match,
+    frame: &[u8],
+    facts: &'a NamespaceFacts,
+) -> Option<(&'a str, Option<IpAddr>)> {
+    let [to, from] = [frame.get(..6)?, frame.get(6..12)?];
+    found.next_hops.iter().find_map(|(ifindex, gateway, link)| {
+        let mut devices = facts.devices.iter();
+        let (name, device) = devices.find(|(_, device)| device.ifindex == *ifindex)?;
+        let is_it = link.is_some_and(|link| link[..] == *to)
+            && device.mac.is_some_and(|mac| mac[..] == *from);
+        is_it.then_some((name.as_str(), *gateway))
+    })
 }
 
 fn mac(bytes: [u8; 6]) -> String {

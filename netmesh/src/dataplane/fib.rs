@@ -120,6 +120,7 @@ impl View {
                 return Ok(
                     route::row(&prefix, origin, &entry, &way, true, facts).map(|row| Match {
                         link_address: way.link_address().filter(|_| row.resolved.is_some()),
+                        next_hops: way.next_hops(),
                         counted: fib.is_some_and(|fib| fib.counter != FibEntry::UNCOUNTED),
                         stale: !fib.as_ref().is_some_and(right),
                         row,

@@ -36,6 +36,17 @@ impl Way {
         }
     }
 
+    /// Several next hops: interface index, address and link-layer address, as far as they are known.
+    pub(super) fn next_hops(&self) -> Vec<(u32, Option<IpAddr>, Option<[u8; 6]>)> {
+        match self {
+            Self::One(_) => Vec::new(),
+            Self::Several(hops) => hops
+                .iter()
+                .map(|(hop, _)| (hop.ifindex, next_hop::decode(hop), Link(hop.link).mac()))
+                .collect(),
+        }
+    }
+
     /// The link-layer address packets are sent to; there are several behind a group.
     pub(super) const fn link_address(&self) -> Option<[u8; 6]> {
         match self {

@@ -35,6 +35,10 @@ pub struct Match {
     pub row: RouteRow,
     /// The link-layer address packets are sent to, where there is one and it is known.
     pub link_address: Option<[u8; 6]>,
+    /// Where there are several next hops: each one's interface index, address and link-layer address,
+    /// as far as they are known.
+    #[serde(skip)]
+    pub next_hops: Vec<(u32, Option<IpAddr>, Option<[u8; 6]>)>,
     /// The prefix has a counter of its own.
     pub counted: bool,
     /// The FIB holds another entry than the RIB asks for: a writer is at work, or one was killed
