@@ -82,14 +82,14 @@ pub fn arrive<P: PacketView, T: TableView>(
 /// What no tag can name: it is not known which port the frame is of.
 pub(crate) const TOO_DEEP: u16 = u16::MAX;
 
-/// What [`walk`] tells in place of an EtherType, each a value that none behind the tags has: a VLAN
-/// that is the kernel's;
+/// What [`walk`] tells of a VLAN that is the kernel's. Like the next two it stands in place of an
+/// EtherType, and none behind the tags has its value.
 pub(crate) const OTHER_VLAN: u16 = ETHERTYPE_VLAN;
 
-/// more tags than are looked behind;
+/// What [`walk`] tells of more tags than are looked behind.
 pub(crate) const MORE_TAGS: u16 = ETHERTYPE_QINQ;
 
-/// a frame that ends among its tags.
+/// What [`walk`] tells of a frame that ends among its tags.
 pub(crate) const TOO_SHORT: u16 = 0;
 
 /// What is behind the first tag of a frame begins there.

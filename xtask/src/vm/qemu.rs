@@ -98,6 +98,11 @@ pub(super) fn run(
     let mut failed = false;
     for _ in 0..=RESTARTS {
         let left = deadline.saturating_duration_since(Instant::now());
+        // No time at all would be no limit to `timeout`.
+        if left < Duration::from_secs(1) {
+            println!("{name:<4} | failed: no time is left (--minutes)");
+            return Ok(false);
+        }
         let (end, said) = boot(emulator, image, name, left, from.as_deref())?;
         failed |= said.failed;
         if end != End::Dead || (!said.breakpoint && said.job.is_some()) {
