@@ -26,7 +26,7 @@
 use crate::class::Address;
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;

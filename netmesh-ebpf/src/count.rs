@@ -59,11 +59,9 @@ fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
     *bytes = bytes.wrapping_add(forward.bytes);
 }
 
-/// Counts in a slot of stage 1; not 0 when its tally is to be carried. A global function, for the
-/// reason of [`maps::entry_of`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
+/// Counts in a slot of stage 1; not 0 when its tally is to be carried.
+#[inline(always)]
+fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
     let Some(slot) = SlotCounter::from_counter(counter) else {
         return 0;
     };
@@ -75,7 +73,8 @@ extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
     u32::from(tally::is_due(before.wrapping_add(added)))
 }
 
-/// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare.
+/// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare. A global
+/// function, for the reason of [`maps::entry_of`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn carry(counter: u32, to: u32) -> u32 {

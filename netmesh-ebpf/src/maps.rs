@@ -1,6 +1,6 @@
 //! The maps, private behind functions, and the table view the decision sees.
 
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -9,8 +9,8 @@ use netmesh_common::class::Address;
 use netmesh_common::flow;
 use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{
-    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
-    key_of, tally,
+    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, PIECE,
+    PIECE_BITS, PIECES, SlotCounter, WORDS, find, key_at, key_of, tally,
 };
 use netmesh_common::table::{
     FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
@@ -31,13 +31,12 @@ const MAX_COUNTERS: u32 = 1 << 16;
 static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
 static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
-// Mapped by user space, which must change a link word only if the follower has not done so first.
-/// A table of stage 1. Its size is chosen when it is made, so this one is that of no real one.
-type Lines = btf_maps::Array<Bucket, 1, LINES_FLAGS>;
-const LINES_FLAGS: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
+/// A piece of a table of stage 1.
+type Piece = btf_maps::Array<[Bucket; PIECE], 1, { BPF_F_MMAPABLE as usize }>;
 
+/// The pieces of each generation, one behind the other.
 #[btf_map]
-static TABLES: ArrayOfMaps<Lines, { GENERATIONS as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Piece, { PIECES as usize }> = ArrayOfMaps::new();
 /// The words of each table's header.
 #[map]
 static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
@@ -50,6 +49,7 @@ static CLASSES: Array<u64> = Array::with_max_entries(MAX_CLASSES, BPF_F_MMAPABLE
 #[map]
 static CARRIED: HashMap<u64, PrefixCounters> =
     HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
+// Mapped by user space, which must change a link word only if the follower has not done so first.
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
@@ -316,10 +316,9 @@ pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
 }
 
 /// Class and counter of a key, in the lower and the upper half; class 0 where stage 1 does not
-/// answer. A global function for the reasons of [`entry_of`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
+/// answer.
+#[inline(always)]
+pub(crate) fn first_hit(key: u64, to: u32) -> u64 {
     let direction = if to == 0 {
         Direction::From
     } else {
@@ -329,7 +328,7 @@ pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
         return 0;
     };
     let generation = *generation as u32 & (GENERATIONS - 1);
-    let Some(hit) = stage(generation).and_then(|stage| find(&stage, key, direction)) else {
+    let Some(hit) = find(&Stage(generation), key, direction) else {
         return 0;
     };
     let counter = SlotCounter {
@@ -339,41 +338,39 @@ pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
     u64::from(hit.class) | u64::from(counter.counter()) << 32
 }
 
-/// A table that is there.
-#[derive(Clone, Copy)]
-pub(crate) struct Stage(&'static Lines, u32);
-
 /// The table of a generation.
-#[inline(always)]
-pub(crate) fn stage(generation: u32) -> Option<Stage> {
-    Some(Stage(TABLES.get(generation)?, generation))
-}
+#[derive(Clone, Copy)]
+pub(crate) struct Stage(pub(crate) u32);
 
 impl Buckets for Stage {
-    type Bucket = *const u64;
+    type Bucket = *mut u64;
 
     #[inline(always)]
-    fn bucket(&self, index: u32) -> Option<*const u64> {
-        Some(self.0.get_ptr(index)?.cast())
+    fn bucket(&self, index: u32) -> Option<*mut u64> {
+        let first = if self.0 == 0 { 0 } else { MAX_PIECES };
+        let piece = TABLES.get(first.wrapping_add(index >> PIECE_BITS))?;
+        let words: *mut u64 = piece.get_ptr_mut(0)?.cast();
+        // SAFETY: a piece has so many buckets of so many words.
+        Some(unsafe { words.add((index as usize & (PIECE - 1)) * WORDS) })
     }
 
     #[inline(always)]
-    fn word(&self, bucket: &*const u64, word: usize) -> u64 {
+    fn word(&self, bucket: &*mut u64, word: usize) -> u64 {
         // SAFETY: `word` is below `WORDS`, and the map lives as long as the program. A writer may
         // change the word meanwhile, but only as a whole.
         unsafe { bucket.add(word).read_volatile() }
     }
 
     #[inline(always)]
-    fn touch(&self, bucket: &*const u64, word: usize) {
+    fn touch(&self, bucket: &*mut u64, word: usize) {
         // A load whose value nobody waits for fetches its line beside the next one.
         let _ = self.word(bucket, word);
     }
 
     #[inline(always)]
-    fn header(&self) -> Option<*const u64> {
-        // A call less than to ask the table itself.
-        Some(HEADERS.get_ptr(self.1)?.cast())
+    fn header(&self) -> Option<*mut u64> {
+        // A load less than to ask the table itself.
+        Some(HEADERS.get_ptr_mut(self.0)?.cast())
     }
 }
 
@@ -381,8 +378,7 @@ impl Buckets for Stage {
 #[inline(always)]
 pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> {
     let (bucket, place) = counter.bucket();
-    let bucket = stage(counter.generation)?.0.get_ptr_mut(bucket)?;
-    let bucket: *mut u64 = bucket.cast();
+    let bucket = Stage(counter.generation).bucket(bucket)?;
     // SAFETY: `place` is below 8, so the word is one of the bucket's 24.
     Some(unsafe { Word::new(bucket.add(tally::word(direction, place))) })
 }
@@ -390,7 +386,7 @@ pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> 
 /// The key of a slot.
 #[inline(always)]
 pub(crate) fn key_of_slot(counter: SlotCounter) -> Option<u64> {
-    key_at(&stage(counter.generation)?, counter.slot)
+    key_at(&Stage(counter.generation), counter.slot)
 }
 
 /// Not on the stack: a program and what it calls have half a kilobyte together, and clearing memory

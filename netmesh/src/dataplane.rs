@@ -23,6 +23,7 @@ mod maps;
 mod martian;
 pub mod neighbour;
 mod next_hop;
+mod pieces;
 pub mod pin;
 mod port;
 pub mod probe;
@@ -38,4 +39,4 @@ pub mod words;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};
-pub use lines::make_tables;
+pub use lines::{FirstTable, make_tables};

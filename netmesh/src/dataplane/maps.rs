@@ -8,7 +8,7 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
-use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
+use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES, PIECES};
 use netmesh_common::table::{
     FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
     PrefixCounters, PrefixKey, RibEntry, RibKey,
@@ -23,7 +23,7 @@ use super::{Error, sys};
 pub(super) struct Maps {
     pub(super) fib6: LpmTrie<MapData, [u8; 16], FibEntry>,
     pub(super) fib4: LpmTrie<MapData, [u8; 4], FibEntry>,
-    /// Stage 1 of the table, by generation.
+    /// The pieces of stage 1.
     pub(super) tables: ArrayOfMaps<MapData>,
     pub(super) next_hops: Array<MapData, NextHop>,
     pub(super) groups: Array<MapData, Group>,
@@ -52,7 +52,8 @@ pub(super) struct Maps {
     /// The tries again, to be written many at a time.
     pub(super) fib6_fd: OwnedFd,
     pub(super) fib4_fd: OwnedFd,
-    tables_fd: OwnedFd,
+    /// Stage 1 again, to be written many pieces at a time.
+    pub(super) tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
     /// The counter identities again, to be read as a whole.
@@ -126,7 +127,7 @@ const FIB4: Shape = shape(
     None,
     BPF_F_NO_PREALLOC,
 );
-const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(GENERATIONS), 0);
+const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(PIECES), 0);
 const HEADERS: Shape = shape(
     "HEADERS",
     MapType::Array,
@@ -359,12 +360,6 @@ impl Maps {
         sys::read_hash(self.carried_fd.as_fd(), &mut entry)
             .map_err(|source| unreadable(CARRIED.name, source))?;
         self.kept.each(entry)
-    }
-
-    /// Takes a table of stage 1 out; returns when no program uses it any more.
-    pub(super) fn delete_table(&mut self, generation: u32) -> Result<(), MapError> {
-        use std::os::fd::AsFd as _;
-        sys::delete(self.tables_fd.as_fd(), &generation).map_err(MapError::IoError)
     }
 
     /// Every prefix with its counter, in no order.

@@ -86,7 +86,7 @@ impl Kernel {
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }
-        let mut object = load(OBJECT, COUNTERS);
+        let (mut object, first) = load(OBJECT, COUNTERS);
         let xdp: &mut Xdp = program(&mut object, "netmesh_xdp");
         xdp.load().unwrap();
         let tc: &mut SchedClassifier = program(&mut object, "netmesh_tc");
@@ -98,7 +98,7 @@ impl Kernel {
                 tx.insert(port, device, None, 0).unwrap();
             }
         }
-        let stage = StageOne::make(&mut object);
+        let stage = StageOne::make(&mut object, first);
         Self {
             stage,
             fib6: map(&mut object, "FIB6"),

@@ -17,6 +17,7 @@ use super::{COUNTERS, OBJECT};
 use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Count, Input, Outcome, lab};
 use crate::stage_one::{StageOne, load};
+use netmesh::dataplane::FirstTable;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -44,14 +45,18 @@ pub(super) struct Kernel {
     pub(super) slot: Option<u32>,
     /// The table of stage 1, where there is one.
     pub(super) stage: Option<StageOne>,
+    /// The memory it will have.
+    first: Option<FirstTable>,
 }
 
 impl Kernel {
     pub(super) fn new() -> Self {
+        let (object, first) = load(OBJECT, COUNTERS);
         let mut kernel = Self {
-            object: load(OBJECT, COUNTERS),
+            object,
             slot: None,
             stage: None,
+            first: Some(first),
         };
         kernel.xdp().load().unwrap();
         kernel.tc().load().unwrap();
@@ -75,9 +80,10 @@ impl Kernel {
 
     /// Puts what stage 1 can hold into stage 1 as well.
     pub(super) fn fill_stage_one(&mut self, router: &Router) {
-        let object = &mut self.object;
-        let stage = self.stage.get_or_insert_with(|| StageOne::make(object));
-        stage.fill(&router.fib);
+        if let Some(first) = self.first.take() {
+            self.stage = Some(StageOne::make(&mut self.object, first));
+        }
+        self.stage.as_mut().unwrap().fill(&router.fib);
     }
 
     /// Makes a router's tables all there are, stage 1 empty.
