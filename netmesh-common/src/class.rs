@@ -52,6 +52,28 @@ impl Address {
         }
     }
 
+    /// True of no address that [`is_kernel_only`](Self::is_kernel_only), and of nearly all others: what
+    /// few instructions can tell.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_surely_routed(&self) -> bool {
+        match self {
+            Self::V6(a) => a[0].wrapping_sub(1) < 0xfd,
+            Self::V4(a) => a[0].wrapping_sub(1) < 126 || a[0].wrapping_sub(170) < 54,
+        }
+    }
+
+    /// True of no address that [`is_martian`](Self::is_martian), and of most others, likewise.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_surely_global(&self) -> bool {
+        match self {
+            // 2002::/16 up to 3ffe::/16
+            Self::V6(a) => u16::from_be_bytes([a[0], a[1]]).wrapping_sub(0x2002) < 0x1ffd,
+            Self::V4(a) => a[0].wrapping_sub(11) < 89,
+        }
+    }
+
     /// As a source it is nobody's beyond one link, and the kernel forwards packets from it all the
     /// same: IPv4 in IPv6 form, 0/8, 169.254/16, class E. Those it refuses by itself may be here
     /// or not.
@@ -174,6 +196,36 @@ mod tests {
         ] {
             assert!(!address(text).is_kernel_only(), "{text}");
         }
+    }
+
+    /// By every first half of an address there is, with ends that decide elsewhere.
+    #[test]
+    fn what_is_sure_is_so() {
+        let (mut routed, mut global) = (0, 0);
+        for upper in 0..=u16::MAX {
+            let [a, b] = upper.to_be_bytes();
+            for (c, d) in [(0, 0), (0x0d, 0xb8), (0xff, 0x9b), (2, 1), (0xff, 0xff)] {
+                let mut six = [0; 16];
+                six[..4].copy_from_slice(&[a, b, c, d]);
+                let mut mapped = six;
+                mapped[10..12].fill(0xff);
+                for address in [
+                    Address::V4([a, b, c, d]),
+                    Address::V6(six),
+                    Address::V6(mapped),
+                ] {
+                    if address.is_surely_routed() {
+                        routed += 1;
+                        assert!(!address.is_kernel_only(), "{address:?}");
+                    }
+                    if address.is_surely_global() {
+                        global += 1;
+                        assert!(!address.is_martian(), "{address:?}");
+                    }
+                }
+            }
+        }
+        assert!(routed > 700_000 && global > 100_000, "{routed} {global}");
     }
 
     #[test]

@@ -267,17 +267,21 @@ fn check_destination<T: TableView>(
     ingress: &Ingress,
     table: &T,
 ) -> Result<(), Refusal> {
+    let wanted = to.prefix_length != 0
+        && (to.origin == Origin::Object as u8 || to.origin == Origin::Static as u8);
+    let may_leave = to.prefix_length == 0;
+    let may_enter = ingress.port.flags & Port::EXTERNAL != 0 && !wanted;
+    // Most packets do neither, and most others are of no martian: nothing is looked up for those.
+    if !may_leave && !may_enter {
+        return Ok(());
+    }
     if ingress.port.flags & Port::LISTED == 0 && !table.is_martian(destination) {
         return Ok(());
     }
-    let wanted = to.prefix_length != 0
-        && (to.origin == Origin::Object as u8 || to.origin == Origin::Static as u8);
-    let leaves = to.prefix_length == 0
+    let leaves = may_leave
         && is_external(next_hop.ifindex, table)
         && is_martian(destination, next_hop.ifindex, ingress, table);
-    let enters = ingress.port.flags & Port::EXTERNAL != 0
-        && !wanted
-        && is_martian(destination, ingress.ifindex, ingress, table);
+    let enters = may_enter && is_martian(destination, ingress.ifindex, ingress, table);
     if leaves || enters {
         return Err(DropReason::Martian.into());
     }

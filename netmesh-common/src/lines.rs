@@ -177,24 +177,41 @@ pub struct Class {
 }
 
 impl Class {
-    /// As it stands in the table; never 0, which is a free place.
+    /// As it stands in the table; never 0, which is a free place. It is what the words of all entries
+    /// of the class have in common ([`FibEntry::word`]), so that nothing has to be taken apart.
     #[must_use]
     pub const fn word(self) -> u64 {
-        self.next_hop as u64 | (self.action as u64) << 32 | (self.origin as u64) << 40 | 1 << 63
+        FibEntry {
+            next_hop: self.next_hop,
+            action: self.action,
+            origin: self.origin,
+            counter: 0,
+            prefix_length: 0,
+            reserved: [0; 5],
+        }
+        .word()
     }
 
     /// The class behind a word; `None` for a free place.
     #[inline(always)]
     #[must_use]
     pub const fn from_word(word: u64) -> Option<Self> {
-        if word == 0 {
-            return None;
+        match FibEntry::from_word(word) {
+            Some(entry) => Some(Self {
+                next_hop: entry.next_hop,
+                action: entry.action,
+                origin: entry.origin,
+            }),
+            None => None,
         }
-        Some(Self {
-            next_hop: word as u32,
-            action: (word >> 32) as u8,
-            origin: (word >> 40) as u8,
-        })
+    }
+
+    /// The word of [`entry`](Self::entry) for a class that stands in the table as `word`, which is not
+    /// 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry_word(word: u64, family: u8, counter: u32) -> u64 {
+        word | FibEntry::varying(counter, exact_length(family))
     }
 
     /// The entry of a prefix of this class that stage 1 holds.

@@ -160,12 +160,18 @@ impl FibEntry {
         } else {
             (1 << Self::NEXT_HOP) - 1
         };
-        self.counter as u64
+        Self::varying(self.counter, self.prefix_length)
             | next_hop << 32
-            | (self.prefix_length as u64) << 45
             | Self::code(self.action) << 53
             | Self::code(self.origin) << 58
             | 1 << 63
+    }
+
+    /// The part of a word in which entries of one class differ.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn varying(counter: u32, prefix_length: u8) -> u64 {
+        counter as u64 | (prefix_length as u64) << 45
     }
 
     #[inline(always)]

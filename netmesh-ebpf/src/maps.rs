@@ -113,6 +113,10 @@ impl Decision {
 #[map]
 static DECISION: PerCpuArray<Decision> = PerCpuArray::with_max_entries(1, 0);
 
+// Nor at this.
+#[map]
+static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// This CPU's. Programs run with bottom halves off, none inside another.
 #[inline(always)]
 pub(crate) fn decision() -> Option<&'static mut Decision> {
@@ -161,6 +165,9 @@ impl TableView for Tables {
 
     #[inline(always)]
     fn is_kernel_only(&self, address: &Address) -> bool {
+        if address.is_surely_routed() {
+            return false;
+        }
         let (upper, lower, family) = address.halves();
         scope_of(upper, lower, family) & KERNEL_ONLY != 0
     }
@@ -173,6 +180,9 @@ impl TableView for Tables {
 
     #[inline(always)]
     fn is_martian(&self, address: &Address) -> bool {
+        if address.is_surely_global() {
+            return false;
+        }
         let (upper, lower, family) = address.halves();
         is_special(upper, lower, family) != 0
     }
@@ -202,7 +212,7 @@ impl TableView for Tables {
 fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
     let (upper, lower, family) = address.halves();
     let to = u32::from(direction == Direction::To);
-    FibEntry::from_word(entry_of(upper, lower, family | to << TO))
+    FibEntry::from_word(forgotten(entry_of(upper, lower, family | to << TO)))
 }
 
 /// [`Group::leads_to`], 1 or 0. A global function for the reasons of [`entry_of`], as the next three:
@@ -275,28 +285,35 @@ pub(crate) extern "C" fn said_of(upper: u64, lower: u64, ifindex: u32, family: u
 const TO: u32 = 3;
 
 /// The entry of an address as a word; 0 for none.
-///
-/// A global function: the verifier looks through it once, and forgets which way it came back, so
-/// that the ways of two look-ups do not multiply. It returns one word because such a function cannot
-/// return more, and has its own room on the stack.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
+#[inline(always)]
+pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
     let (key, family) = match Address::of_halves(upper, lower, kind & 7) {
         address @ Address::V6(_) => (key_of(&address), 6),
         address @ Address::V4(_) => (key_of(&address), 4),
     };
     if let Some(key) = key {
         let found = first_hit(key, kind >> TO);
-        if let Some(class) = CLASSES
-            .get(found as u32)
-            .copied()
-            .and_then(Class::from_word)
+        if let Some(class) = CLASSES.get(found as u32)
+            && *class != 0
         {
-            return class.entry(family, (found >> 32) as u32).word();
+            return Class::entry_word(*class, family, (found >> 32) as u32);
         }
     }
     trie_hit(upper, lower, kind)
+}
+
+/// The same value, of which the verifier knows nothing any more: it would otherwise follow the rest
+/// of the program once for every place where it may have been found.
+#[inline(always)]
+fn forgotten(value: u64) -> u64 {
+    let Some(place) = SCRATCH.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the map's own, and this CPU's alone; volatile, or the compiler would leave memory out.
+    unsafe {
+        place.write_volatile(value);
+        place.read_volatile()
+    }
 }
 
 /// What the trie says of an address, as a word; 0 for nothing.

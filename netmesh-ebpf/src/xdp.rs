@@ -27,8 +27,17 @@ const ALWAYS_FITS: u32 = 576;
 /// `BPF_MTU_CHK_RET_FRAG_NEEDED`.
 const FRAGMENTATION_NEEDED: i64 = 1;
 
-/// A frame in the driver's buffer.
-struct Frame<'a>(&'a XdpContext);
+/// A frame in the driver's buffer, and its length: asking for that is a call.
+struct Frame<'a>(&'a XdpContext, u32);
+
+impl<'a> Frame<'a> {
+    #[inline(always)]
+    fn new(context: &'a XdpContext) -> Self {
+        // SAFETY: the context is the one this program was called with.
+        let length = unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) };
+        Self(context, length as u32)
+    }
+}
 
 impl PacketView for Frame<'_> {
     #[inline(always)]
@@ -50,8 +59,7 @@ impl PacketView for Frame<'_> {
 
     #[inline(always)]
     fn length(&self) -> usize {
-        // SAFETY: the context is the one this program was called with.
-        (unsafe { bpf_xdp_get_buff_len(self.0.as_ptr().cast()) }) as usize
+        self.1 as usize
     }
 }
 
@@ -117,22 +125,23 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
     let Some(decision) = maps::decision() else {
         return xdp_action::XDP_PASS;
     };
+    let mut frame = Frame::new(context);
     let mut ingress = Ingress::new(true);
-    if !vlan::arrive(&Frame(context), device, &maps::Tables, &mut ingress) {
+    if !vlan::arrive(&frame, device, &maps::Tables, &mut ingress) {
         return xdp_action::XDP_PASS;
     }
     // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
     let forward = &mut decision.forward;
-    let outcome = decide_into(&Frame(context), &ingress, &maps::Tables, forward);
-    let outcome = arm(context, outcome, forward);
+    let outcome = decide_into(&frame, &ingress, &maps::Tables, forward);
+    let outcome = arm(&frame, outcome, forward);
     let code = decision.code(outcome);
     let forward = &decision.forward;
     if trace::asked().is_some() {
-        let told = Told::new(&ingress, code, forward, Frame(context).length());
+        let told = Told::new(&ingress, code, forward, frame.length());
         tell(context.as_ptr().cast(), told.pack());
     }
     match code {
-        0 => hand_over(context, &ingress, forward),
+        0 => hand_over(&mut frame, &ingress, forward),
         1..DROPS => {
             count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_PASS
@@ -147,8 +156,8 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
 /// A frame in several buffers is lost where the egress takes none (`xdp_do_redirect` before 6.3,
 /// `dev_map_enqueue` since).
 #[inline(always)]
-fn is_taken(context: &XdpContext, ifindex: u32) -> bool {
-    context.data_end() - context.data() == Frame(context).length()
+fn is_taken(frame: &Frame<'_>, ifindex: u32) -> bool {
+    frame.0.data_end() - frame.0.data() == frame.length()
         || maps::port(ifindex).is_some_and(|port| port.flags & Port::SEVERAL_BUFFERS != 0)
 }
 
@@ -164,11 +173,11 @@ fn tell(context: *mut xdp_md, words: (u64, u64)) {
 /// Arms the redirection of a frame that is to be forwarded, first of all: where it is refused the
 /// frame is still as it came.
 #[inline(always)]
-fn arm(context: &XdpContext, outcome: Outcome, forward: &Forward) -> Outcome {
+fn arm(frame: &Frame<'_>, outcome: Outcome, forward: &Forward) -> Outcome {
     match outcome {
-        Outcome::Forward if is_too_big(context, forward) => Outcome::Punt(PuntReason::TooBig),
+        Outcome::Forward if is_too_big(frame.0, forward) => Outcome::Punt(PuntReason::TooBig),
         Outcome::Forward
-            if !is_taken(context, forward.ifindex) || !maps::redirect(forward.ifindex) =>
+            if !is_taken(frame, forward.ifindex) || !maps::redirect(forward.ifindex) =>
         {
             Outcome::Punt(PuntReason::EgressNotAPort)
         }
@@ -185,19 +194,19 @@ fn is_too_big(context: &XdpContext, forward: &Forward) -> bool {
 }
 
 #[inline(always)]
-fn hand_over(context: &XdpContext, ingress: &Ingress, forward: &Forward) -> u32 {
+fn hand_over(frame: &mut Frame<'_>, ingress: &Ingress, forward: &Forward) -> u32 {
     let slot = ingress.port.slot;
-    if prepare(&mut Frame(context), forward).is_none() {
+    if prepare(frame, forward).is_none() {
         count::punted(slot, PuntReason::Malformed.index(), 1);
         return xdp_action::XDP_PASS;
     }
-    if rewrite(&mut Frame(context), forward).is_none() {
+    if rewrite(frame, forward).is_none() {
         count::dropped(slot, DropReason::RewriteFailed.index(), 1);
         return xdp_action::XDP_DROP;
     }
     count::forwarded(slot, forward);
     if ingress.tagged {
-        maps::note_vlan(context.ingress_ifindex() as u32, slot);
+        maps::note_vlan(frame.0.ingress_ifindex() as u32, slot);
     }
     xdp_action::XDP_REDIRECT
 }
