@@ -16,7 +16,7 @@ use crate::flow;
 use crate::group;
 use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
-use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Verdict};
+use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Stations, Verdict};
 use crate::view::{Fit, Ingress, PacketView, TableView};
 
 /// Decides.
@@ -125,21 +125,20 @@ fn cross<P: PacketView, T: TableView>(
         .filter(same)
         .ok_or(PuntReason::Unresolved)?;
     let layer3 = next_hop.flags & NextHop::LAYER3 != 0;
-    let destination_mac = if layer3 {
+    let link = Link(next_hop.link);
+    if layer3 {
         if ingress.frames_only {
             return Err(PuntReason::EgressNotAPort.into());
         }
-        [0; 6]
-    } else {
-        Link(next_hop.link).mac().ok_or(PuntReason::Unresolved)?
-    };
+    } else if !link.is_resolved() {
+        return Err(PuntReason::Unresolved.into());
+    }
     let vlan = egress_tag(&next_hop, ingress, table)?;
     *forward = Forward {
         ifindex: next_hop.ifindex,
         layer3,
         vlan,
-        destination_mac,
-        source_mac: next_hop.source_mac,
+        stations: Stations::new(link, next_hop.source_mac),
         offset: offset as u32,
         length: ip.length,
         family: ip.family,

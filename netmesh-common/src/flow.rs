@@ -114,11 +114,11 @@ fn begins<P: PacketView>(packet: &P, offset: usize) -> Option<u8> {
     packet.load::<2>(offset).map(|[first, _]| first >> 4)
 }
 
-/// Eight bytes, put together at once: the compiler would keep all bytes of a header on the stack.
+/// Eight bytes.
 #[inline(always)]
 fn eight<P: PacketView>(packet: &P, offset: usize) -> Option<u64> {
-    let word = packet.load(offset).map(u64::from_be_bytes)?;
-    Some(core::hint::black_box(word))
+    let [word] = packet.words(offset)?;
+    Some(word)
 }
 
 /// Protocol and ports; those of a quote the other way round.

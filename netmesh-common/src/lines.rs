@@ -92,20 +92,11 @@ pub enum Direction {
 #[inline(always)]
 #[must_use]
 pub const fn key_of(address: &Address) -> Option<u64> {
-    match address {
-        Address::V6(a) => {
-            match u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]) {
-                key if key >> 56 == V4_KEYS >> 56 => None,
-                key => Some(key),
-            }
-        }
-        Address::V4(a) => Some(key_v4(*a)),
+    match *address {
+        Address::V6(upper, _) if upper >> 56 == V4_KEYS >> 56 => None,
+        Address::V6(upper, _) => Some(upper),
+        Address::V4(address) => Some(V4_KEYS | (address >> 8) as u64),
     }
-}
-
-#[inline(always)]
-const fn key_v4(a: [u8; 4]) -> u64 {
-    V4_KEYS | (u32::from_be_bytes(a) >> 8) as u64
 }
 
 const V4_KEYS: u64 = 0xff << 56;
@@ -151,10 +142,10 @@ pub enum Place {
 /// Where a prefix stands to stage 1.
 #[must_use]
 pub const fn place(prefix: &PrefixKey) -> Place {
-    let a = prefix.address;
+    let [a, b, c, d, e, f, g, h, ..] = prefix.address;
+    let upper = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let key = match prefix.family {
-        6 => key_of(&Address::V6(a)),
-        4 => Some(key_v4([a[0], a[1], a[2], a[3]])),
+        6 | 4 => key_of(&Address::of_halves(upper, 0, prefix.family as u32)),
         _ => None,
     };
     let exact = exact_length(prefix.family);

@@ -255,6 +255,20 @@ impl Link {
         Self(u64::from_le_bytes(bytes) | Self::RESOLVED)
     }
 
+    /// The bytes of the address alone, the first one lowest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0 & ((1 << 48) - 1)
+    }
+
+    /// The neighbour's address is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_resolved(self) -> bool {
+        self.0 & Self::RESOLVED != 0
+    }
+
     /// The link-layer address, if it is known.
     #[must_use]
     pub const fn mac(self) -> Option<[u8; 6]> {
@@ -303,6 +317,14 @@ impl Port {
         vlan: 0,
     };
 
+    /// The port's own link-layer address as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn station(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        (u32::from_be_bytes([a, b, c, d]) as u64) << 16 | u16::from_be_bytes([e, f]) as u64
+    }
+
     /// Not every source is believed.
     #[inline(always)]
     #[must_use]
@@ -336,25 +358,22 @@ pub const MARTIAN_SCOPE: u32 = 64;
 #[must_use]
 pub const fn martian_key(ifindex: u32, address: &Address) -> [u32; 6] {
     let (upper, lower, family) = address.halves();
-    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
     [
         ifindex.to_be(),
         family.to_be(),
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
+        ((upper >> 32) as u32).to_be(),
+        (upper as u32).to_be(),
+        ((lower >> 32) as u32).to_be(),
+        (lower as u32).to_be(),
     ]
 }
 
 /// Interface index and address of a [`martian_key`].
 #[must_use]
-pub const fn martian_of([ifindex, family, one, two, three, four]: [u32; 6]) -> (u32, Address) {
-    let ([a, b, c, d], [e, f, g, h]) = (one.to_ne_bytes(), two.to_ne_bytes());
-    let upper = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    let ([a, b, c, d], [e, f, g, h]) = (three.to_ne_bytes(), four.to_ne_bytes());
-    let lower = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+pub const fn martian_of(words: [u32; 6]) -> (u32, Address) {
+    let [ifindex, family, one, two, three, four] = words;
+    let upper = (u32::from_be(one) as u64) << 32 | u32::from_be(two) as u64;
+    let lower = (u32::from_be(three) as u64) << 32 | u32::from_be(four) as u64;
     let address = Address::of_halves(upper, lower, u32::from_be(family));
     (u32::from_be(ifindex), address)
 }

@@ -98,7 +98,7 @@ macro_rules! method {
 
 method!(bench_nothing, |_context, _state, key| key & 1);
 method!(bench_table, |_context, _state, key| {
-    let found = maps::Tables.lookup(&Address::V6(address(key)));
+    let found = maps::Tables.lookup(&Address::V6(key, 1));
     u64::from(found.map_or(0, |entry| entry.next_hop))
 });
 method!(bench_stage, |_context, _state, key| maps::first_hit(key, 1)
@@ -108,7 +108,7 @@ method!(bench_entries, |_context, _state, key| {
     u64::from(hit.map_or(0, |hit| hit.class))
 });
 method!(bench_trie, |_context, _state, key| {
-    let found = maps::second_stage(&Address::V6(address(key)));
+    let found = maps::second_stage(&Address::V6(key, 1));
     u64::from(found.map_or(0, |entry| entry.next_hop))
 });
 method!(bench_hash, |_context, _state, key| {

@@ -20,6 +20,7 @@ mod maps;
 mod tags;
 mod tc;
 mod trace;
+mod wide;
 mod xdp;
 
 use aya_ebpf::bindings::xdp_action;

@@ -28,9 +28,9 @@ const MAX_ROUTES: u32 = 1 << 20;
 const MAX_COUNTERS: u32 = 1 << 16;
 
 #[map]
-static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+static FIB6: LpmTrie<[u32; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
-static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+static FIB4: LpmTrie<u32, FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 /// A piece of a table of stage 1.
 type Piece = btf_maps::Array<[Bucket; PIECE], 1, { BPF_F_MMAPABLE as usize }>;
 
@@ -287,11 +287,8 @@ const TO: u32 = 3;
 /// The entry of an address as a word; 0 for none.
 #[inline(always)]
 pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
-    let (key, family) = match Address::of_halves(upper, lower, kind & 7) {
-        address @ Address::V6(_) => (key_of(&address), 6),
-        address @ Address::V4(_) => (key_of(&address), 4),
-    };
-    if let Some(key) = key {
+    let family = if kind & 7 == 6 { 6 } else { 4 };
+    if let Some(key) = key_of(&Address::of_halves(upper, lower, kind & 7)) {
         let found = first_hit(key, kind >> TO);
         if let Some(class) = CLASSES.get(found as u32)
             && *class != 0
@@ -327,8 +324,16 @@ extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     match address {
-        Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
-        Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
+        Address::V6(upper, lower) => {
+            let words = [
+                (upper >> 32) as u32,
+                *upper as u32,
+                (lower >> 32) as u32,
+                *lower as u32,
+            ];
+            FIB6.get(Key::new(128, words.map(u32::to_be))).copied()
+        }
+        Address::V4(address) => FIB4.get(Key::new(32, address.to_be())).copied(),
     }
 }
 

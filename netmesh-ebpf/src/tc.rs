@@ -14,13 +14,13 @@ use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
-use netmesh_common::verdict::{DropReason, Forward, PuntReason};
+use netmesh_common::verdict::{DropReason, Forward, PuntReason, Stations};
 use netmesh_common::view::{Fit, Ingress, PacketView};
 use netmesh_common::vlan;
 
 use crate::atomic::opaque;
 use crate::trace::Told;
-use crate::{count, maps, tags, trace};
+use crate::{count, maps, tags, trace, wide};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -44,9 +44,30 @@ struct Packet<'a>(&'a TcContext);
 impl PacketView for Packet<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let pointer = self.bytes_at::<N>(offset)?;
-        // SAFETY: N bytes from there lie inside the linear part.
+        let pointer = self.place(offset, N)? as *const [u8; N];
+        // SAFETY: N bytes lie there.
         Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let place = self.place(offset, 8 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::words(place) })
+    }
+
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let place = self.place(offset, 4 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::halves(place) })
+    }
+
+    #[inline(always)]
+    fn pair(&self, offset: usize) -> Option<u16> {
+        let place = self.place(offset, 2)?;
+        // SAFETY: two bytes lie there.
+        Some(u16::from_be(unsafe { wide::load_2(place) }))
     }
 
     #[inline(always)]
@@ -171,10 +192,12 @@ fn may_be_icmp(context: &TcContext, port: &Port) -> bool {
     } else {
         0
     };
-    match Packet(context).load::<10>(offset) {
-        Some([version, _, _, _, _, _, next_header, _, _, protocol]) => {
-            (version >> 4 == 6 && next_header == 58) || (version >> 4 == 4 && protocol == 1)
-        }
+    match Packet(context).halves::<3>(offset) {
+        Some([first, second, third]) => match first >> 28 {
+            6 => (second >> 8) as u8 == 58,
+            4 => (third >> 16) as u8 == 1,
+            _ => false,
+        },
         None => true,
     }
 }
@@ -223,10 +246,10 @@ impl PacketEdit for Packet<'_> {
 
     /// The checksum a device has computed (`CHECKSUM_COMPLETE`) starts behind this header.
     #[inline(always)]
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        let pointer = self.bytes_at::<ETHERNET>(0)?;
-        // SAFETY: so many bytes from there lie inside the linear part.
-        unsafe { *pointer = header };
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        let place = self.place(0, ETHERNET)?;
+        // SAFETY: so many bytes lie there.
+        unsafe { wide::store_ethernet(place, stations, ethertype) };
         Some(())
     }
 
@@ -240,8 +263,8 @@ impl PacketEdit for Packet<'_> {
         // A header begins at 14 bytes and four tags at most. The verifier knows no bound of it.
         let offset = opaque(offset as u64) as usize & 63;
         // More follows in every header; a check of one byte teaches the verifier nothing.
-        let pointer: *mut [u8; N] = self.bytes_at::<2>(offset)?.cast();
-        // SAFETY: two bytes from there lie inside the linear part, and N is no more.
+        let pointer = self.place(offset, 2)? as *mut [u8; N];
+        // SAFETY: two bytes lie there, and N is no more.
         let before = unsafe { *pointer };
         // SAFETY: as above.
         unsafe { *pointer = bytes };
@@ -254,14 +277,14 @@ impl PacketEdit for Packet<'_> {
 }
 
 impl Packet<'_> {
-    /// `N` bytes of the linear part.
+    /// Where so many bytes of the linear part lie.
     #[inline(always)]
-    fn bytes_at<const N: usize>(&self, offset: usize) -> Option<*mut [u8; N]> {
+    fn place(&self, offset: usize, length: usize) -> Option<usize> {
         let start = self.0.data();
-        if start + offset + N > self.0.data_end() {
+        if start + offset + length > self.0.data_end() {
             return None;
         }
-        Some((start + offset) as *mut [u8; N])
+        Some(start + offset)
     }
 }
 

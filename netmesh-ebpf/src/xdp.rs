@@ -14,12 +14,12 @@ use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
-use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason};
+use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason, Stations};
 use netmesh_common::view::{Ingress, PacketView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
-use crate::{count, maps, tags, trace};
+use crate::{count, maps, tags, trace, wide};
 
 /// What every host takes (RFC 791 section 3.1), in bytes: links that carry less are not known.
 const ALWAYS_FITS: u32 = 576;
@@ -37,14 +37,45 @@ impl<'a> Frame<'a> {
         let length = unsafe { bpf_xdp_get_buff_len(context.as_ptr().cast()) };
         Self(context, length as u32)
     }
+
+    /// Where so many bytes of the frame lie, in the form the verifier understands.
+    #[inline(always)]
+    fn place(&self, offset: usize, length: usize) -> Option<usize> {
+        let start = self.0.data();
+        if start + offset + length > self.0.data_end() {
+            return None;
+        }
+        Some(start + offset)
+    }
 }
 
 impl PacketView for Frame<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let pointer = bytes_at::<N>(self.0, offset)?;
-        // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
+        let pointer = self.place(offset, N)? as *const [u8; N];
+        // SAFETY: N bytes lie there.
         Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let place = self.place(offset, 8 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::words(place) })
+    }
+
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let place = self.place(offset, 4 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::halves(place) })
+    }
+
+    #[inline(always)]
+    fn pair(&self, offset: usize) -> Option<u16> {
+        let place = self.place(offset, 2)?;
+        // SAFETY: two bytes lie there.
+        Some(u16::from_be(unsafe { wide::load_2(place) }))
     }
 
     #[inline(always)]
@@ -95,16 +126,19 @@ impl PacketEdit for Frame<'_> {
     }
 
     #[inline(always)]
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        self.store_ip(0, header)
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        let place = self.place(0, ETHERNET)?;
+        // SAFETY: so many bytes lie there.
+        unsafe { wide::store_ethernet(place, stations, ethertype) };
+        Some(())
     }
 
     /// `None` cannot happen after a decision to forward, but only the verifier's view of the
     /// bounds counts.
     #[inline(always)]
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        let pointer = bytes_at::<N>(self.0, offset)?;
-        // SAFETY: `bytes_at` has checked that N bytes lie inside the frame.
+        let pointer = self.place(offset, N)? as *mut [u8; N];
+        // SAFETY: N bytes lie there.
         unsafe { *pointer = bytes };
         Some(())
     }
@@ -209,14 +243,4 @@ fn hand_over(frame: &mut Frame<'_>, ingress: &Ingress, forward: &Forward) -> u32
         maps::note_vlan(frame.0.ingress_ifindex() as u32, slot);
     }
     xdp_action::XDP_REDIRECT
-}
-
-/// `N` bytes of the frame at a constant offset, in the form the verifier understands.
-#[inline(always)]
-fn bytes_at<const N: usize>(context: &XdpContext, offset: usize) -> Option<*mut [u8; N]> {
-    let start = context.data();
-    if start + offset + N > context.data_end() {
-        return None;
-    }
-    Some((start + offset) as *mut [u8; N])
 }

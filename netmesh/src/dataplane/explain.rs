@@ -7,6 +7,7 @@
 //! table of its own.
 
 use std::io;
+use std::net::IpAddr;
 
 use aya::maps::{HashMap, PerCpuArray};
 use aya::programs::{
@@ -143,8 +144,14 @@ impl View {
 
 /// The keys of stage 1 for both addresses of an untagged frame.
 fn keys(frame: &[u8]) -> Vec<u64> {
-    let six = |at: usize| Some(Address::V6(frame.get(at..at + 16)?.try_into().ok()?));
-    let four = |at: usize| Some(Address::V4(frame.get(at..at + 4)?.try_into().ok()?));
+    let six = |at: usize| {
+        let bytes: [u8; 16] = frame.get(at..at + 16)?.try_into().ok()?;
+        Some(Address::from(IpAddr::from(bytes)))
+    };
+    let four = |at: usize| {
+        let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+        Some(Address::from(IpAddr::from(bytes)))
+    };
     let addresses = match frame.get(12..14) {
         Some([0x86, 0xdd]) => [six(ETHERNET + 8), six(ETHERNET + 24)],
         Some([0x08, 0x00]) => [four(ETHERNET + 12), four(ETHERNET + 16)],

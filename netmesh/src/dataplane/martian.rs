@@ -1,7 +1,6 @@
 //! What ports say themselves of prefixes, before the registries (RFC 6890): martians, or none.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
@@ -96,22 +95,15 @@ impl Instance {
 }
 
 fn key(ifindex: u32, prefix: IpNet) -> Key<[u32; 6]> {
-    let address = match prefix.network() {
-        IpAddr::V6(address) => Address::V6(address.octets()),
-        IpAddr::V4(address) => Address::V4(address.octets()),
-    };
+    let address = Address::from(prefix.network());
     let length = MARTIAN_SCOPE + u32::from(prefix.prefix_len());
     Key::new(length, martian_key(ifindex, &address))
 }
 
 fn read(key: Key<[u32; 6]>) -> Option<(u32, IpNet)> {
     let (ifindex, address) = martian_of(key.data());
-    let address = match address {
-        Address::V6(octets) => IpAddr::from(octets),
-        Address::V4(octets) => IpAddr::from(octets),
-    };
     let length = u8::try_from(key.prefix_len().checked_sub(MARTIAN_SCOPE)?).ok()?;
-    Some((ifindex, IpNet::new(address, length).ok()?))
+    Some((ifindex, IpNet::new(address.into(), length).ok()?))
 }
 
 fn fail(action: &'static str, source: MapError) -> Error {
