@@ -292,7 +292,35 @@ pub struct NeighbourKey {
     pub address: [u8; 16],
 }
 
-/// Value of the port map, keyed by interface index.
+/// Places in the table of ports.
+pub const PORT_PLACES: u32 = 256;
+
+/// Places a port may stand at: so few ports as there can be always find one, unless their interface
+/// indexes were chosen to collide.
+pub const PORT_TRIES: u32 = 4;
+
+/// The places of the port with this interface index, by number of the attempt. An array of our own
+/// rather than a hash map: to look into one is part of a program, not a call.
+#[inline(always)]
+#[must_use]
+pub const fn port_place(ifindex: u32, attempt: u32) -> u32 {
+    ifindex.wrapping_add(attempt) % PORT_PLACES
+}
+
+/// Value of the table of ports. Each of its three words changes by itself; the first one comes last
+/// and goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct PortPlace {
+    /// Interface index; 0 marks a free place.
+    pub ifindex: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+    /// The port.
+    pub port: Port,
+}
+
+/// What a program must know of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Port {
@@ -504,6 +532,7 @@ const _: () = {
     assert!(size_of::<NextHop>() == 40);
     assert!(size_of::<NeighbourKey>() == 24);
     assert!(size_of::<Port>() == 16);
+    assert!(size_of::<PortPlace>() == 24);
     assert!(size_of::<PrefixCounters>() == 32);
     assert!(size_of::<PortCounters>() == 32 + 16 * REASONS);
     assert!(size_of::<PrefixKey>() == 20);

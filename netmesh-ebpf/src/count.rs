@@ -74,7 +74,7 @@ fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
 }
 
 /// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare. A global
-/// function, for the reason of [`maps::entry_of`].
+/// function, so that the verifier looks through it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn carry(counter: u32, to: u32) -> u32 {

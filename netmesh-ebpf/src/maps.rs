@@ -13,8 +13,9 @@ use netmesh_common::lines::{
     PIECE_BITS, PIECES, SlotCounter, WORDS, find, key_at, key_of, tally,
 };
 use netmesh_common::table::{
-    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
-    PrefixCounters, PrefixKey, RibEntry, RibKey, martian_key, vlan_key,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
+    PORT_TRIES, Port, PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
+    martian_key, port_place, vlan_key,
 };
 use netmesh_common::trace::outcome_code;
 use netmesh_common::verdict::{Forward, Outcome};
@@ -57,7 +58,7 @@ static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
 #[map]
-static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
+static PORTS: Array<PortPlace> = Array::with_max_entries(PORT_PLACES, BPF_F_MMAPABLE);
 #[map]
 static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 // A device map for its side effect: the kernel removes an entry with its sub-interface.
@@ -215,8 +216,11 @@ fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
     FibEntry::from_word(forgotten(entry_of(upper, lower, family | to << TO)))
 }
 
-/// [`Group::leads_to`], 1 or 0. A global function for the reasons of [`entry_of`], as the next three:
-/// what they go through would otherwise be gone through for each way that leads to them.
+/// [`Group::leads_to`], 1 or 0.
+///
+/// A global function, as those that follow: the verifier looks through it once, and forgets which way
+/// it came back; what it goes through would otherwise be gone through for each way that leads to it.
+/// Such a function takes and returns a number, and has its own room on the stack.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn member_is_on(group: u32, ifindex: u32) -> u32 {
@@ -268,7 +272,7 @@ extern "C" fn is_special(upper: u64, lower: u64, family: u32) -> u32 {
 const MARTIAN: u32 = 2;
 
 /// What a port says of an address: [`MARTIAN`], 1 for no martian, 0 for nothing. A global function
-/// for the reasons of [`entry_of`].
+/// for the reasons of [`member_is_on`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn said_of(upper: u64, lower: u64, ifindex: u32, family: u32) -> u32 {
@@ -438,8 +442,32 @@ pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
 /// The port with this interface index.
 #[inline(always)]
 pub(crate) fn port(ifindex: u32) -> Option<Port> {
-    // SAFETY: the value is copied out at once; an entry is replaced as a whole.
-    unsafe { PORTS.get(ifindex) }.copied()
+    let first = PORTS.get(port_place(ifindex, 0))?;
+    if first.ifindex == ifindex {
+        return Some(first.port);
+    }
+    PORTS
+        .get(other_place(ifindex).wrapping_sub(1))
+        .map(|place| place.port)
+}
+
+/// Where else the port is, and one; 0 when there is none. A global function for the reasons of
+/// [`member_is_on`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn other_place(ifindex: u32) -> u32 {
+    let mut attempt = 1;
+    while attempt < PORT_TRIES {
+        let index = port_place(ifindex, attempt);
+        if PORTS
+            .get(index)
+            .is_some_and(|place| place.ifindex == ifindex)
+        {
+            return index + 1;
+        }
+        attempt += 1;
+    }
+    0
 }
 
 /// Arms the redirection to a port; `false` when `ifindex` is none.

@@ -25,6 +25,7 @@ pub mod neighbour;
 mod next_hop;
 mod pieces;
 pub mod pin;
+mod places;
 mod port;
 pub mod probe;
 mod route;

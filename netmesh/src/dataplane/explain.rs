@@ -9,18 +9,19 @@
 use std::io;
 use std::net::IpAddr;
 
-use aya::maps::{HashMap, PerCpuArray};
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::{
     ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
 };
 use netmesh_common::class::Address;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::lines::key_of;
-use netmesh_common::table::{Port as PortEntry, PortCounters};
+use netmesh_common::table::{Port as PortEntry, PortCounters, PortPlace};
 use netmesh_common::verdict::{DropReason, Outcome, PuntReason};
 
 use super::attach::PortRow;
 use super::instance::View;
+use super::places::arranged;
 use super::{Error, load};
 use crate::plan::state::Hook;
 
@@ -52,7 +53,7 @@ impl View {
     /// # Errors
     /// When the maps cannot be read.
     pub fn address_for(&self, port: &PortRow) -> Result<[u8; 6], Error> {
-        let entries = self.port_entries()?;
+        let entries = self.port_entries();
         let entry = entries.iter().find(|(ifindex, _)| *ifindex == port.ifindex);
         Ok(match entry {
             Some((_, entry)) if entry.flags & PortEntry::LAYER3 == 0 => entry.mac,
@@ -69,10 +70,10 @@ impl View {
         let mut copy = load::copy(&self.folder, &self.lines, &keys(frame))?;
         {
             let ports = copy.map_mut("PORTS").ok_or(broken("it has no ports"))?;
-            let mut ports: HashMap<_, u32, PortEntry> = ports
+            let mut ports: Array<_, PortPlace> = ports
                 .try_into()
                 .map_err(|_| broken("its ports are of another shape"))?;
-            for (ifindex, mut entry) in self.port_entries()? {
+            let entries = self.port_entries().into_iter().map(|(ifindex, mut entry)| {
                 if ifindex == port.ifindex {
                     // Untagged, and as if by a program of its own.
                     entry.vlan = 0;
@@ -81,13 +82,14 @@ impl View {
                         entry.mac = STAND_IN;
                     }
                 }
-                ports
-                    .insert(ifindex, entry, 0)
-                    .map_err(|source| Error::Map {
-                        map: "PORTS",
-                        action: "copy it",
-                        source,
-                    })?;
+                (ifindex, entry)
+            });
+            for (index, place) in arranged(entries).ok_or(broken("its ports find no room"))? {
+                ports.set(index, place, 0).map_err(|source| Error::Map {
+                    map: "PORTS",
+                    action: "copy it",
+                    source,
+                })?;
             }
         }
         let mut out = vec![0; ROOM];

@@ -1,6 +1,6 @@
 //! The pinned maps, opened only after their shape has been checked: the library does not.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
@@ -10,13 +10,14 @@ use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES, PIECES};
 use netmesh_common::table::{
-    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
-    PrefixCounters, PrefixKey, RibEntry, RibKey,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
+    PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
 };
 use netmesh_common::trace::{RING, TraceFilter};
 
 use super::growing::Growing;
 use super::pin::Folder;
+use super::places::Places;
 use super::{Error, sys};
 
 /// Every map of an instance.
@@ -28,7 +29,7 @@ pub(super) struct Maps {
     pub(super) next_hops: Array<MapData, NextHop>,
     pub(super) groups: Array<MapData, Group>,
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
-    pub(super) ports: HashMap<MapData, u32, Port>,
+    pub(super) ports: Places,
     pub(super) tx: DevMapHash<MapData>,
     pub(super) vlans: DevMapHash<MapData>,
     /// What ports say themselves of prefixes: 1 a martian, 0 none.
@@ -180,11 +181,11 @@ const NEIGHBOURS: Shape = shape(
 );
 const PORTS: Shape = shape(
     "PORTS",
-    MapType::Hash,
+    MapType::Array,
     4,
-    size_of::<Port>(),
-    Some(MAX_PORTS),
-    0,
+    size_of::<PortPlace>(),
+    Some(PORT_PLACES),
+    BPF_F_MMAPABLE,
 );
 /// The kernel makes every device map read-only for programs.
 const TX: Shape = shape(
@@ -304,7 +305,8 @@ impl Maps {
             next_hops: typed(folder, &NEXT_HOPS)?,
             groups: typed(folder, &GROUPS)?,
             neighbours: typed(folder, &NEIGHBOURS)?,
-            ports: typed(folder, &PORTS)?,
+            ports: Places::open(checked(folder, &PORTS)?.as_fd())
+                .map_err(|source| unreadable(PORTS.name, source))?,
             tx: typed(folder, &TX)?,
             vlans: typed(folder, &VLANS)?,
             martians: typed(folder, &MARTIANS)?,
@@ -356,7 +358,6 @@ impl Maps {
         &self,
         mut entry: impl FnMut(u64, PrefixCounters),
     ) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
         sys::read_hash(self.carried_fd.as_fd(), &mut entry)
             .map_err(|source| unreadable(CARRIED.name, source))?;
         self.kept.each(entry)
@@ -364,7 +365,6 @@ impl Maps {
 
     /// Every prefix with its counter, in no order.
     pub(super) fn each_counter(&self, mut entry: impl FnMut(PrefixKey, u32)) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
         // Family 0 is no prefix: it holds the high-water mark of the identities.
         sys::read_hash(self.counter_ids_fd.as_fd(), |key: PrefixKey, id| {
             if key.family != 0 {

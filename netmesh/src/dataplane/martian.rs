@@ -71,26 +71,19 @@ impl Instance {
         } else {
             0
         };
-        self.tell_ports(listed)?;
+        self.tell_ports(listed);
         Ok(listed)
     }
 
     /// Tells every port whether there is a list anywhere: where there is none, nobody looks.
-    fn tell_ports(&mut self, listed: u32) -> Result<(), Error> {
-        for (ifindex, entry) in self.port_entries()? {
+    fn tell_ports(&mut self, listed: u32) {
+        for (ifindex, entry) in self.port_entries() {
             if entry.flags & PortEntry::LISTED != listed {
                 let flags = entry.flags & !PortEntry::LISTED | listed;
-                self.maps()
-                    .ports
-                    .insert(ifindex, PortEntry { flags, ..entry }, 0)
-                    .map_err(|source| Error::Map {
-                        map: "PORTS",
-                        action: "mark a port",
-                        source,
-                    })?;
+                // It has its place.
+                self.maps().ports.put(ifindex, PortEntry { flags, ..entry });
             }
         }
-        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use netmesh::dataplane::pin::ensure_bpffs;
 use netmesh::dataplane::{FirstTable, make_tables};
 use netmesh_common::lines::tally;
 use netmesh_common::lines::{Class, Direction, HEADER, MAX_PIECES, Place, SLOTS, WORDS, place};
-use netmesh_common::table::{FibEntry, PrefixCounters, PrefixKey};
+use netmesh_common::table::{FibEntry, Port, PortPlace, PrefixCounters, PrefixKey};
 use nix::unistd::gettid;
 
 use crate::cases::reference::Prefix;
@@ -139,4 +139,13 @@ fn place_of((network, length): &Prefix) -> Place {
         length: *length,
         reserved: [0; 2],
     })
+}
+
+/// A port as it stands in the table.
+pub(crate) fn in_place(ifindex: u32, port: Port) -> PortPlace {
+    PortPlace {
+        ifindex,
+        reserved: 0,
+        port,
+    }
 }
