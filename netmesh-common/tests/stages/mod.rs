@@ -87,8 +87,8 @@ pub(crate) fn probes() -> Vec<Address> {
 
 fn bytes(text: &str) -> ([u8; 16], u8) {
     match text.parse().unwrap() {
-        std::net::IpAddr::V6(a) => (a.octets(), 6),
-        std::net::IpAddr::V4(a) => {
+        IpAddr::V6(a) => (a.octets(), 6),
+        IpAddr::V4(a) => {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&a.octets());
             (bytes, 4)
