@@ -1,4 +1,4 @@
-//! Maps in this process's memory: the one place that is unsafe.
+//! Maps in this process's memory, and the address of an interface: the one place that is unsafe.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use anyhow::Context as _;
 use aya::maps::MapData;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use nix::sys::socket::{AddressFamily, LinkAddr, SockaddrLike as _};
 
 /// An array map in memory, as words.
 pub(crate) struct Mapping {
@@ -59,4 +60,14 @@ impl Drop for Mapping {
         // SAFETY: exactly what was mapped.
         let _ = unsafe { munmap(self.base.cast(), self.bytes.get()) };
     }
+}
+
+/// Every frame through an interface, but none that is received.
+pub(crate) fn interface(index: u32) -> anyhow::Result<LinkAddr> {
+    let mut address = [0_u8; 20];
+    address[..2].copy_from_slice(&(AddressFamily::Packet as u16).to_ne_bytes());
+    address[4..8].copy_from_slice(&index.to_ne_bytes());
+    // SAFETY: a whole sockaddr_ll, packet(7): family, protocol, interface index, and zeros.
+    let known = unsafe { LinkAddr::from_raw(address.as_ptr().cast(), Some(20)) };
+    known.context("no address")
 }

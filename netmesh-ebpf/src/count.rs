@@ -22,17 +22,19 @@ macro_rules! on_port {
     };
 }
 
-/// A packet left for another device.
+/// A packet left for another device. What is counted on prefixes can be left out.
 #[inline(always)]
-pub(crate) fn forwarded(slot: u32, forward: &Forward) {
+pub(crate) fn forwarded<const PREFIXES: bool>(slot: u32, forward: &Forward) {
     let packets = u64::from(forward.packets);
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(packets);
         counters.forwarded = counters.forwarded.wrapping_add(packets);
         counters.forwarded_bytes = counters.forwarded_bytes.wrapping_add(forward.bytes);
     });
-    on_prefix(forward.to_counter, Direction::To, forward);
-    on_prefix(forward.from_counter, Direction::From, forward);
+    if PREFIXES {
+        on_prefix(forward.to_counter, Direction::To, forward);
+        on_prefix(forward.from_counter, Direction::From, forward);
+    }
 }
 
 /// Counts a packet on one of its prefixes: in the lines of stage 1 if that has found it, else by

@@ -308,7 +308,7 @@ pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
 #[inline(always)]
 fn forgotten(value: u64) -> u64 {
     let Some(place) = SCRATCH.get_ptr_mut(0) else {
-        return 0;
+        return value;
     };
     // SAFETY: the map's own, and this CPU's alone; volatile, or the compiler would leave memory out.
     unsafe {

@@ -214,7 +214,7 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
         count::dropped(slot, DropReason::RewriteFailed.index(), forward.packets);
         return TC_ACT_SHOT;
     }
-    count::forwarded(slot, forward);
+    count::forwarded::<true>(slot, forward);
     // SAFETY: no memory is involved.
     (unsafe { bpf_redirect(forward.ifindex, 0) }) as i32
 }

@@ -15,7 +15,7 @@ use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
 use netmesh_common::verdict::{DropReason, Forward, Outcome, PuntReason, Stations};
-use netmesh_common::view::{Ingress, PacketView};
+use netmesh_common::view::{Ingress, PacketView, TableView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
@@ -152,21 +152,22 @@ fn ask(context: *mut c_void, ifindex: u32, length: u32) -> i64 {
     unsafe { bpf_check_mtu(context, ifindex, &raw mut word, 0, 0) }
 }
 
-/// Runs the decision on a frame.
+/// Runs the decision on a frame, by tables of which those that are measured may leave something out,
+/// as they may the counters of prefixes.
 #[inline(always)]
-pub(crate) fn run(context: &XdpContext) -> u32 {
+pub(crate) fn run<T: TableView, const COUNTED: bool>(context: &XdpContext, tables: &T) -> u32 {
     let device = context.ingress_ifindex() as u32;
     let Some(decision) = maps::decision() else {
         return xdp_action::XDP_PASS;
     };
     let mut frame = Frame::new(context);
     let mut ingress = Ingress::new(true);
-    if !vlan::arrive(&frame, device, &maps::Tables, &mut ingress) {
+    if !vlan::arrive(&frame, device, tables, &mut ingress) {
         return xdp_action::XDP_PASS;
     }
     // Nothing is kept that can be read again: a program has 512 bytes of stack with all it calls.
     let forward = &mut decision.forward;
-    let outcome = decide_into(&frame, &ingress, &maps::Tables, forward);
+    let outcome = decide_into(&frame, &ingress, tables, forward);
     let outcome = arm(&frame, outcome, forward);
     let code = decision.code(outcome);
     let forward = &decision.forward;
@@ -175,7 +176,7 @@ pub(crate) fn run(context: &XdpContext) -> u32 {
         tell(context.as_ptr().cast(), told.pack());
     }
     match code {
-        0 => hand_over(&mut frame, &ingress, forward),
+        0 => hand_over::<COUNTED>(&mut frame, &ingress, forward),
         1..DROPS => {
             count::refused(ingress.port.slot, code, 1);
             xdp_action::XDP_PASS
@@ -228,7 +229,11 @@ fn is_too_big(context: &XdpContext, forward: &Forward) -> bool {
 }
 
 #[inline(always)]
-fn hand_over(frame: &mut Frame<'_>, ingress: &Ingress, forward: &Forward) -> u32 {
+fn hand_over<const COUNTED: bool>(
+    frame: &mut Frame<'_>,
+    ingress: &Ingress,
+    forward: &Forward,
+) -> u32 {
     let slot = ingress.port.slot;
     if prepare(frame, forward).is_none() {
         count::punted(slot, PuntReason::Malformed.index(), 1);
@@ -238,7 +243,7 @@ fn hand_over(frame: &mut Frame<'_>, ingress: &Ingress, forward: &Forward) -> u32
         count::dropped(slot, DropReason::RewriteFailed.index(), 1);
         return xdp_action::XDP_DROP;
     }
-    count::forwarded(slot, forward);
+    count::forwarded::<COUNTED>(slot, forward);
     if ingress.tagged {
         maps::note_vlan(frame.0.ingress_ifindex() as u32, slot);
     }
