@@ -16,8 +16,8 @@
 //!
 //! What makes readers right without a lock:
 //! - an entry is one aligned word and changes by one store;
-//! - stage 1 holds a part of what stage 2, the trie, holds completely: whatever is not found here,
-//!   or has longer prefixes inside it, is asked there;
+//! - whatever is not found here, or has longer prefixes inside it, is asked of stage 2, the trie,
+//!   which holds all that stage 1 does not answer ([`publish`] says how a prefix changes places);
 //! - a slot belongs to one key for as long as the table lives. When its prefix goes the entry
 //!   stays and says that it is dead, so its tallies stay the prefix's own and no key in a second
 //!   bucket is ever cut off from its first. Dead entries are left behind when a new table takes
@@ -33,7 +33,7 @@ mod stages;
 mod table;
 pub mod tally;
 
-pub use stages::{Backing, publish, withdraw};
+pub use stages::{Backing, Note, copy_out, publish, retire, withdraw};
 pub use table::{Entry, Memory, NoRoom, Table};
 
 use crate::class::Address;
@@ -331,6 +331,18 @@ const fn inverse(odd: u64) -> u64 {
         step += 1;
     }
     x
+}
+
+impl FibEntry {
+    /// What it has in common with others.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        Class {
+            next_hop: self.next_hop,
+            action: self.action,
+            origin: self.origin,
+        }
+    }
 }
 
 /// The array map as a reader sees it.

@@ -306,7 +306,7 @@ extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
     second_stage(&Address::of_halves(upper, lower, kind & 7)).map_or(0, |entry| entry.word())
 }
 
-/// The trie: complete, and always current.
+/// The trie: what stage 1 does not answer is here, and always current.
 #[inline(always)]
 pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     match address {

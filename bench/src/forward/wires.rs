@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, Map, MapData, PerCpuArray};
-use netmesh_common::table::{FibEntry, PrefixCounters};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use netmesh_common::table::{FibEntry, Origin, PrefixCounters, PrefixKey, RibEntry, RibKey};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -167,18 +167,36 @@ impl Wires {
         Ok(Writer { child, folder })
     }
 
-    /// Gives the trie's entries counters of the per-CPU array, as they have where stage 1 does not
-    /// count for them.
+    /// Puts a set into the trie, with counters of the per-CPU array, as if stage 1 had no room.
     pub(super) fn count_in_the_trie(&self, set: &Set) -> anyhow::Result<()> {
         let counters: PerCpuArray<MapData, PrefixCounters> = self.map("PREFIX_CNT")?;
+        let rib: HashMap<MapData, RibKey, RibEntry> = self.map("RIB")?;
         let mut trie: LpmTrie<MapData, [u8; 16], FibEntry> = self.map("FIB6")?;
         for (n, key) in set.keys.iter().enumerate() {
             let mut address = [0; 16];
             address[..8].copy_from_slice(&key.to_be_bytes());
-            let key = Key::new(64, address);
-            let counter = n as u32 % counters.len();
-            let entry = trie.get(&key, 0)?;
-            trie.insert(&key, FibEntry { counter, ..entry }, 0)?;
+            let prefix = PrefixKey {
+                address,
+                family: 6,
+                length: 64,
+                reserved: [0; 2],
+            };
+            let origin = Origin::Static as u8;
+            let key = RibKey {
+                prefix,
+                origin,
+                reserved: [0; 3],
+            };
+            let route = rib.get(&key, 0)?;
+            let entry = FibEntry {
+                next_hop: route.next_hop,
+                counter: n as u32 % counters.len(),
+                action: route.action,
+                prefix_length: 64,
+                origin,
+                reserved: [0; 5],
+            };
+            trie.insert(&Key::new(64, address), entry, 0)?;
         }
         Ok(())
     }

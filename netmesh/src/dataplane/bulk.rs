@@ -1,32 +1,27 @@
 //! Many routes of one origin at once: what one route costs in calls to the kernel, a chunk costs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd as _, BorrowedFd};
 
-use aya::Pod;
-use aya::maps::MapError;
-use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use netmesh_common::lines::{Class, Place, place};
-use netmesh_common::table::{FibEntry, Origin, PrefixKey, RibEntry, RibKey};
+use netmesh_common::table::{Origin, PrefixKey, RibEntry, RibKey};
 
 use super::fib::rib_key_of;
 use super::route::prefix_key;
-use super::{Error, Instance, sys};
+use super::{Error, Instance};
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::FibRoute;
 
 /// Prefixes that are written by one call.
 const CHUNK: usize = 4096;
 
-/// A prefix that goes the short way: stage 1 answers for it, with one next hop at most, and nobody
-/// else speaks for it.
+/// A prefix that goes the short way: stage 1 alone answers for it, with one next hop at most, and
+/// nobody else speaks for it.
 struct Short {
     key: u64,
     prefix: PrefixKey,
     class: u32,
     entry: RibEntry,
-    fib: FibEntry,
 }
 
 impl Instance {
@@ -96,19 +91,13 @@ impl Instance {
                 spoken_for.insert(key.prefix);
             }
         })?;
-        let mut inside = BTreeSet::new();
-        self.maps.each_inside(|key, _| {
-            inside.insert(key);
-        })?;
-        let mut counters = BTreeMap::new();
-        self.maps.each_counter(|prefix, id| {
-            counters.insert(prefix, id);
-        })?;
+        let noted: BTreeSet<u64> = self.notes()?.into_iter().map(|(key, _)| key).collect();
         // The last of a prefix counts, as it would one by one.
         let mut last = BTreeMap::new();
         for (n, (prefix, _)) in routes.iter().enumerate() {
             last.insert(prefix_key(*prefix), n);
         }
+        let there = self.lines.table().map_or(0, |table| table.live()) as usize;
         let mut hops = BTreeMap::new();
         let (mut short, mut long) = (Vec::new(), Vec::new());
         for (prefix, n) in last {
@@ -120,8 +109,11 @@ impl Instance {
                 continue;
             }
             let class = self.class_of(&whole.1, origin, facts, &mut hops)?;
+            let room = (self.maps.route_capacity as usize) > short.len() + there;
             let way = match place(&prefix) {
-                Place::Exact(key) if !inside.contains(&key) && !spoken_for.contains(&prefix) => {
+                Place::Exact(key)
+                    if room && !noted.contains(&key) && !spoken_for.contains(&prefix) =>
+                {
                     self.slot_for(key, class)?.map(|index| (key, index))
                 }
                 _ => None,
@@ -130,7 +122,6 @@ impl Instance {
                 long.push(whole);
                 continue;
             };
-            let counter = counters.get(&prefix).copied();
             short.push(Short {
                 key,
                 prefix,
@@ -140,7 +131,6 @@ impl Instance {
                     action: class.action,
                     reserved: [0; 3],
                 },
-                fib: class.entry(prefix.family, counter.unwrap_or(FibEntry::UNCOUNTED)),
             });
         }
         Ok((short, long))
@@ -182,7 +172,7 @@ impl Instance {
         })
     }
 
-    /// RIB, trie, stage 1: the order of a single route, a chunk at a time.
+    /// RIB, stage 1: the order of a single route, a chunk at a time.
     fn put_chunk(&mut self, chunk: &[Short], origin: Origin) -> Result<(), Error> {
         let rib: Vec<(RibKey, RibEntry)> = chunk
             .iter()
@@ -190,19 +180,6 @@ impl Instance {
             .collect();
         let written = self.maps().rib.put_all(&rib);
         written.map_err(|source| self.full_or("RIB", source))?;
-        let six = chunk.iter().filter(|one| one.prefix.family == 6);
-        let six: Vec<_> = six
-            .map(|one| (Key::new(64, one.prefix.address), one.fib))
-            .collect();
-        self.put_all("FIB", self.maps.fib6_fd.as_fd(), &six)?;
-        let four = chunk.iter().filter(|one| one.prefix.family == 4);
-        let four: Vec<_> = four
-            .map(|one| {
-                let a = one.prefix.address;
-                (Key::new(24, [a[0], a[1], a[2], a[3]]), one.fib)
-            })
-            .collect();
-        self.put_all("FIB", self.maps.fib4_fd.as_fd(), &four)?;
         if let Some(table) = self.lines.table() {
             for one in chunk {
                 // It has had its slot since `slot_for`.
@@ -210,20 +187,5 @@ impl Instance {
             }
         }
         Ok(())
-    }
-
-    fn put_all<K: Pod, V: Pod>(
-        &self,
-        name: &'static str,
-        map: BorrowedFd<'_>,
-        entries: &[(K, V)],
-    ) -> Result<(), Error> {
-        sys::put_all(map, entries).map_err(|error| {
-            let source = MapError::SyscallError(aya::sys::SyscallError {
-                call: "bpf_map_update_batch",
-                io_error: error,
-            });
-            self.full_or(name, source)
-        })
     }
 }

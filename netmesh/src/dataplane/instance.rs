@@ -16,7 +16,8 @@ use super::{Error, load, sys};
 /// How much an instance can hold, chosen when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Prefixes of each address family. Memory is taken as they come.
+    /// Prefixes: /64s and /24s together, and the others of each address family. Memory is taken as
+    /// they come.
     pub routes: u32,
     /// Prefixes that are counted; 32 bytes each for every CPU, taken at once.
     pub counters: u32,
@@ -49,6 +50,8 @@ pub struct Instance {
     pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
     classes: Classes,
+    /// Keys that stage 1 answers for, and the trie still holds.
+    pub(super) left: Vec<u64>,
     /// The thread that was last seen to be in the namespace.
     inside: Option<ThreadId>,
     /// The note of a writer at work is there.
@@ -232,6 +235,7 @@ impl Instance {
                 lines,
             },
             reclaim: None,
+            left: Vec::new(),
             inside: None,
             _lock: lock,
         };
@@ -247,7 +251,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         // A note that stays costs the next writer time, nothing else.
-        if self.noted && !self.torn {
+        if self.noted && !self.torn && self.retire().is_ok() {
             let _ = self.view.folder.clear_dirty();
         }
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use aya::maps::{MapData, MapError};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
-use netmesh_common::lines::{Bucket, Class, GENERATIONS, HEADER, MAX_CLASSES, Shape, Table};
+use netmesh_common::lines::{Bucket, Class, Entry, GENERATIONS, HEADER, MAX_CLASSES, Shape, Table};
 
 use super::maps::{Maps, not_found};
 use super::sys::Mapping;
@@ -184,18 +184,25 @@ pub(super) fn make_extract(
         keys.iter().filter_map(|key| table.get(*key)).collect()
     });
     let class = known.iter().filter_map(|entry| entry.class).max();
-    let shape = Shape::for_entries(known.len() as u64, class.unwrap_or(0), random()?);
-    let (data, memory) = make(shape)?;
-    let table = Table::open(memory.words());
-    for (table, entry) in known.iter().filter_map(|entry| Some((table?, entry))) {
-        // Where there is no room for it the trie answers, as it would anywhere.
-        let _ = match entry.class {
-            Some(class) => table.put(entry.key, class, entry.longer),
-            None => table.reserve(entry.key),
+    let mut patience = 8;
+    let (data, header) = loop {
+        let shape = Shape::for_entries(known.len() as u64, class.unwrap_or(0), random()?);
+        let (data, memory) = make(shape)?;
+        let table = Table::open(memory.words());
+        let put = |entry: &Entry| {
+            table.is_some_and(|table| match entry.class {
+                Some(class) => table.put(entry.key, class, entry.longer).is_ok(),
+                None => table.reserve(entry.key).is_ok(),
+            })
         };
-    }
+        patience -= 1;
+        // Once in a million years a key has no place under these random numbers.
+        if known.iter().all(put) || patience == 0 {
+            break (data, table.map_or([0; HEADER], |table| table.header()));
+        }
+    };
     pin_tables(&data, path)?;
-    Ok(table.map_or([0; HEADER], |table| table.header()))
+    Ok(header)
 }
 
 fn pin_tables(first: &MapData, path: &Path) -> Result<(), Error> {

@@ -37,7 +37,7 @@ pub(super) struct Maps {
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: Growing<RibKey, RibEntry>,
     pub(super) counter_ids: HashMap<MapData, PrefixKey, u32>,
-    /// How many prefixes lie inside one that stage 1 may hold.
+    /// What is noted of those that stage 1 may hold, but does not answer alone.
     pub(super) inside: Growing<u64, u32>,
     /// What the slots of tables that are gone had counted.
     pub(super) kept: Growing<u64, PrefixCounters>,
@@ -49,9 +49,6 @@ pub(super) struct Maps {
     pub(super) classes_fd: OwnedFd,
     /// What stage 1 has carried, to be read as a whole.
     carried_fd: OwnedFd,
-    /// The tries again, to be written many at a time.
-    pub(super) fib6_fd: OwnedFd,
-    pub(super) fib4_fd: OwnedFd,
     tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
@@ -316,8 +313,6 @@ impl Maps {
             headers_fd: checked(folder, &HEADERS)?,
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
-            fib6_fd: raw(folder, &FIB6)?,
-            fib4_fd: raw(folder, &FIB4)?,
             carried_fd: checked(folder, &CARRIED)?,
             tables_fd: raw(folder, &TABLES)?,
             next_hops_fd: raw(folder, &NEXT_HOPS)?,
@@ -344,7 +339,7 @@ impl Maps {
         self.rib.each(entry)
     }
 
-    /// Every key with prefixes inside, and how many, in no order.
+    /// Every key that something is noted of, in no order.
     pub(super) fn each_inside(&self, entry: impl FnMut(u64, u32)) -> Result<(), Error> {
         self.inside.each(entry)
     }
