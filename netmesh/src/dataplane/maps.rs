@@ -49,6 +49,9 @@ pub(super) struct Maps {
     pub(super) classes_fd: OwnedFd,
     /// What stage 1 has carried, to be read as a whole.
     carried_fd: OwnedFd,
+    /// The tries again, to be written many at a time.
+    pub(super) fib6_fd: OwnedFd,
+    pub(super) fib4_fd: OwnedFd,
     tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
@@ -314,6 +317,8 @@ impl Maps {
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
             carried_fd: checked(folder, &CARRIED)?,
+            fib6_fd: raw(folder, &FIB6)?,
+            fib4_fd: raw(folder, &FIB4)?,
             tables_fd: raw(folder, &TABLES)?,
             next_hops_fd: raw(folder, &NEXT_HOPS)?,
             counter_ids_fd: raw(folder, &COUNTER_IDS)?,

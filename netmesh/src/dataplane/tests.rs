@@ -2,6 +2,7 @@
 //! namespace and a bpffs of its own.
 
 mod attach;
+mod bulk;
 mod group;
 mod growing;
 mod instance;
