@@ -114,6 +114,38 @@ pub const fn prefix_of(key: u64) -> PrefixKey {
     }
 }
 
+/// The first and the last key of a prefix that is not longer than those of stage 1; `None` for
+/// one that has no keys.
+#[must_use]
+pub const fn key_range(prefix: &PrefixKey) -> Option<(u64, u64)> {
+    let a = prefix.address;
+    match prefix.family {
+        6 => {
+            let start = u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
+            let end = match prefix.length {
+                64.. => start,
+                length => start | u64::MAX >> length,
+            };
+            // Multicast has none: its place is that of IPv4.
+            let last = V4_KEYS - 1;
+            match start <= last {
+                true if end > last => Some((start, last)),
+                true => Some((start, end)),
+                false => None,
+            }
+        }
+        4 => {
+            let start = key_v4([a[0], a[1], a[2], a[3]]);
+            let end = match prefix.length {
+                24.. => start,
+                length => start | 0xff_ffff >> length,
+            };
+            Some((start, end))
+        }
+        _ => None,
+    }
+}
+
 /// Length of the prefixes of a family that stage 1 holds.
 #[inline(always)]
 #[must_use]
