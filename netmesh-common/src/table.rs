@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A look-up asks stage 1 first (see [`lines`](crate::lines)), which answers for most /64s and /24s and
-//! counts for them; the tries hold the others. What was asked for stands in RIB, all of it.
+//! counts for them; the tries hold the others, with a tree in front of them (see
+//! [`intervals`](crate::intervals)). What was asked for stands in RIB, all of it.
 //!
 //! A port with a list of its own asks MARTIANS (interface, prefix) for what is one to it.
 //!

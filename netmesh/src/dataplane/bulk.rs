@@ -257,6 +257,7 @@ impl Instance {
     fn put_second(&mut self, chunk: &[(PrefixKey, Class)], ways: &Ways) -> Result<(), Error> {
         let (mut six, mut four) = (Vec::new(), Vec::new());
         for (prefix, class) in chunk {
+            self.trees.touch(prefix);
             let counter = ways.counters.get(prefix).copied();
             let entry = FibEntry {
                 prefix_length: prefix.length,

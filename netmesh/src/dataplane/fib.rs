@@ -239,6 +239,9 @@ impl Instance {
     /// Makes the FIB agree with the RIB: a writer may have been killed between the two.
     pub(super) fn rebuild(&mut self) -> Result<(), Error> {
         self.take_up_the_other()?;
+        if self.trees.valid().is_none() {
+            self.trees.forget();
+        }
         let mut preferred = BTreeMap::<PrefixKey, (u8, RibEntry)>::new();
         self.maps.each_rib(|key, entry| {
             let best = preferred.entry(key.prefix).or_insert((key.origin, entry));

@@ -11,6 +11,7 @@ use super::lines::{Classes, Lines};
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
+use super::trees::Trees;
 use super::{Error, load, sys};
 
 /// How much an instance can hold, chosen when it is made.
@@ -50,6 +51,7 @@ pub struct Instance {
     pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
     classes: Classes,
+    pub(super) trees: Trees,
     /// Keys that stage 1 answers for, and the trie still holds.
     pub(super) left: Vec<u64>,
     /// The thread that was last seen to be in the namespace.
@@ -223,6 +225,7 @@ impl Instance {
         };
         let maps = Maps::open(&folder)?;
         let lines = Lines::open(&maps)?;
+        let trees = Trees::open(&maps)?;
         let mut instance = Self {
             next_hops: NextHops::read(&maps)?,
             noted: folder.is_dirty(),
@@ -236,6 +239,7 @@ impl Instance {
             },
             reclaim: None,
             left: Vec::new(),
+            trees,
             inside: None,
             _lock: lock,
         };
@@ -251,7 +255,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         // A note that stays costs the next writer time, nothing else.
-        if self.noted && !self.torn && self.retire().is_ok() {
+        if self.noted && !self.torn && self.retire().and_then(|()| self.plant()).is_ok() {
             let _ = self.view.folder.clear_dirty();
         }
     }

@@ -8,6 +8,7 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
+use netmesh_common::intervals;
 use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
     FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
@@ -47,6 +48,11 @@ pub(super) struct Maps {
     pub(super) headers_fd: OwnedFd,
     /// The classes, to be mapped into memory.
     pub(super) classes_fd: OwnedFd,
+    /// Memory of the trees of stage 2.
+    pub(super) pieces: ArrayOfMaps<MapData>,
+    pub(super) pieces_fd: OwnedFd,
+    /// Their headers, to be mapped into memory.
+    pub(super) trees_fd: OwnedFd,
     /// What stage 1 has carried, to be read as a whole.
     carried_fd: OwnedFd,
     /// The tries again, to be written many at a time.
@@ -136,6 +142,22 @@ const HEADERS: Shape = shape(
     BPF_F_MMAPABLE,
 );
 const ACTIVE: Shape = shape("ACTIVE", MapType::Array, 4, 8, Some(1), BPF_F_MMAPABLE);
+const PIECES: Shape = shape(
+    "PIECES",
+    MapType::ArrayOfMaps,
+    4,
+    4,
+    Some(intervals::GENERATIONS * intervals::PIECES),
+    0,
+);
+const TREES: Shape = shape(
+    "TREES",
+    MapType::Array,
+    4,
+    8 * intervals::HEADER,
+    Some(intervals::GENERATIONS + 1),
+    BPF_F_MMAPABLE,
+);
 const CLASSES: Shape = shape(
     "CLASSES",
     MapType::Array,
@@ -254,13 +276,15 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 22] = [
+pub(super) const NAMES: [&str; 24] = [
     FIB6.name,
     FIB4.name,
     TABLES.name,
     HEADERS.name,
     ACTIVE.name,
     CLASSES.name,
+    PIECES.name,
+    TREES.name,
     CARRIED.name,
     KEPT.name,
     INSIDE.name,
@@ -317,6 +341,9 @@ impl Maps {
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
             carried_fd: checked(folder, &CARRIED)?,
+            pieces: typed(folder, &PIECES)?,
+            pieces_fd: raw(folder, &PIECES)?,
+            trees_fd: checked(folder, &TREES)?,
             fib6_fd: raw(folder, &FIB6)?,
             fib4_fd: raw(folder, &FIB4)?,
             tables_fd: raw(folder, &TABLES)?,

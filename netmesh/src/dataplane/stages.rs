@@ -50,7 +50,8 @@ impl View {
         Ok(entry.filter(|entry| entry.prefix_length == prefix.length))
     }
 
-    fn read_trie(&self, prefix: &PrefixKey) -> Result<Option<FibEntry>, Error> {
+    /// What the trie says of it, not looking beyond its length.
+    pub(super) fn read_trie(&self, prefix: &PrefixKey) -> Result<Option<FibEntry>, Error> {
         let length = u32::from(prefix.length);
         let a = prefix.address;
         if prefix.family == 6 {
@@ -64,6 +65,7 @@ impl View {
 
 impl Instance {
     pub(super) fn write_trie(&mut self, prefix: &PrefixKey, entry: FibEntry) -> Result<(), Error> {
+        self.trees.touch(prefix);
         let length = u32::from(prefix.length);
         let a = prefix.address;
         let maps = self.maps();
@@ -149,6 +151,7 @@ impl Backing for Instance {
     }
 
     fn trie_remove(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
+        self.trees.touch(prefix);
         let length = u32::from(prefix.length);
         let a = prefix.address;
         let maps = self.maps();
@@ -166,6 +169,7 @@ impl Backing for Instance {
     }
 
     fn set_note(&mut self, key: u64, note: Note) -> Result<(), Error> {
+        self.trees.touch(&prefix_of(key));
         if note.word() == 0 {
             return self.maps().inside.remove(&key, "remove a note");
         }

@@ -266,6 +266,46 @@ impl Mapping {
         Ok(Self { base, words })
     }
 
+    /// Maps array maps of `each` bytes, whole pages, one behind the other.
+    pub(super) fn of_pieces(pieces: &[OwnedFd], each: usize) -> io::Result<Self> {
+        let bytes = pieces.len() * each;
+        // SAFETY: a fresh reservation at an address of the kernel's choice, without access.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidInput)?;
+        let words = bytes / size_of::<u64>();
+        // From here on the reservation goes when this does.
+        let mapping = Self { base, words };
+        for (n, piece) in pieces.iter().enumerate() {
+            // SAFETY: a place inside the reservation, of which nobody knows yet.
+            let place = unsafe {
+                libc::mmap(
+                    mapping.base.as_ptr().byte_add(n * each).cast(),
+                    each,
+                    libc::PROT_READ | libc::PROT_WRITE,
+                    libc::MAP_SHARED | libc::MAP_FIXED,
+                    piece.as_raw_fd(),
+                    0,
+                )
+            };
+            if place == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(mapping)
+    }
+
     /// The words.
     pub(super) fn words(&self) -> &[AtomicU64] {
         // SAFETY: mapped in `new`, page aligned, alive until drop; all access is atomic, as is

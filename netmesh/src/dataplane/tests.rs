@@ -11,4 +11,5 @@ mod lines;
 mod neighbour;
 mod route;
 mod traffic;
+mod trees;
 mod vlan;
