@@ -11,11 +11,13 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
 use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use netmesh_common::intervals::Span;
 use netmesh_common::lines::{Bucket, Class, HEADER, PIECE, Shape, Table};
-use netmesh_common::table::FibEntry;
+use netmesh_common::table::{FibEntry, PrefixKey};
 
 use crate::memory::Mapping;
 use crate::sets::Set;
+use crate::tree;
 
 /// Places in the stream.
 pub(crate) const STREAM: usize = 1 << 20;
@@ -74,6 +76,15 @@ impl Kernel {
             word.store(1, Ordering::Relaxed);
         }
         let mut homeless = fill_table(&mut ebpf, set)?;
+        // As the data plane does where it is worth a tree.
+        if set.shorter.len() >= 256 {
+            let mut spans: Vec<_> = homeless.iter().map(|n| Span::ask(set.keys[*n])).collect();
+            for (n, (key, length)) in set.shorter.iter().enumerate() {
+                let (prefix, entry) = shorter(*key, *length, n);
+                spans.extend(Span::new(&prefix, entry.word()));
+            }
+            tree::plant(&mut ebpf, spans)?;
+        }
         if filled.trie {
             homeless = (0..set.keys.len()).collect();
         }
@@ -87,13 +98,8 @@ impl Kernel {
                 trie.insert(&Key::new(64, address), entry(n), 0)?;
             }
             for (n, (key, length)) in set.shorter.iter().enumerate() {
-                let mut address = [0; 16];
-                address[..8].copy_from_slice(&key.to_be_bytes());
-                let entry = FibEntry {
-                    prefix_length: *length,
-                    ..entry(n)
-                };
-                trie.insert(&Key::new(u32::from(*length), address), entry, 0)?;
+                let (prefix, entry) = shorter(*key, *length, n);
+                trie.insert(&Key::new(u32::from(*length), prefix.address), entry, 0)?;
             }
         }
         if filled.hash {
@@ -175,6 +181,23 @@ fn entry(n: usize) -> FibEntry {
         prefix_length: 64,
         ..FibEntry::NONE
     }
+}
+
+/// One of the shorter prefixes, and its entry.
+fn shorter(key: u64, length: u8, n: usize) -> (PrefixKey, FibEntry) {
+    let mut address = [0; 16];
+    address[..8].copy_from_slice(&key.to_be_bytes());
+    let prefix = PrefixKey {
+        address,
+        family: 6,
+        length,
+        reserved: [0; 2],
+    };
+    let entry = FibEntry {
+        prefix_length: length,
+        ..entry(n)
+    };
+    (prefix, entry)
 }
 
 /// A table of stage 1 with a set in it.

@@ -11,6 +11,7 @@ mod netlink;
 mod plot;
 mod report;
 mod sets;
+mod tree;
 mod usage;
 
 use std::path::PathBuf;

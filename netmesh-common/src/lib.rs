@@ -12,6 +12,7 @@ pub mod decide;
 pub mod flow;
 pub mod group;
 pub mod header;
+pub mod intervals;
 pub mod lines;
 #[cfg(feature = "user")]
 mod pod;

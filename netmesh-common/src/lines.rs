@@ -19,8 +19,8 @@
 //!
 //! What makes readers right without a lock:
 //! - an entry is one aligned word and changes by one store;
-//! - stage 1 holds a part of what stage 2, the trie, holds completely: whatever is not found here,
-//!   or has longer prefixes inside it, is asked there;
+//! - whatever is not found here, or has longer prefixes inside it, is asked of stage 2, the trie,
+//!   which holds all that stage 1 does not answer ([`publish`] says how a prefix changes places);
 //! - a slot belongs to one key for as long as the table lives. When its prefix goes the entry
 //!   stays and says that it is dead, so its tallies stay the prefix's own and no key in a second
 //!   bucket is ever cut off from its first. Dead entries are left behind when a new table takes
@@ -36,7 +36,7 @@ mod stages;
 mod table;
 pub mod tally;
 
-pub use stages::{Backing, publish, withdraw};
+pub use stages::{Backing, Note, copy_out, publish, retire, withdraw};
 pub use table::{Entry, Memory, NoRoom, Table};
 
 use crate::class::Address;
@@ -118,6 +118,38 @@ pub const fn prefix_of(key: u64) -> PrefixKey {
         family,
         length: exact_length(family),
         reserved: [0; 2],
+    }
+}
+
+/// The first and the last key of a prefix that is not longer than those of stage 1; `None` for
+/// one that has no keys.
+#[must_use]
+pub const fn key_range(prefix: &PrefixKey) -> Option<(u64, u64)> {
+    let a = prefix.address;
+    match prefix.family {
+        6 => {
+            let start = u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]);
+            let end = match prefix.length {
+                64.. => start,
+                length => start | u64::MAX >> length,
+            };
+            // Multicast has none: its place is that of IPv4.
+            let last = V4_KEYS - 1;
+            match start <= last {
+                true if end > last => Some((start, last)),
+                true => Some((start, end)),
+                false => None,
+            }
+        }
+        4 => {
+            let start = V4_KEYS | (u32::from_be_bytes([a[0], a[1], a[2], a[3]]) >> 8) as u64;
+            let end = match prefix.length {
+                24.. => start,
+                length => start | 0xff_ffff >> length,
+            };
+            Some((start, end))
+        }
+        _ => None,
     }
 }
 
@@ -382,6 +414,18 @@ const fn inverse(odd: u64) -> u64 {
         step += 1;
     }
     x
+}
+
+impl FibEntry {
+    /// What it has in common with others.
+    #[must_use]
+    pub const fn class(&self) -> Class {
+        Class {
+            next_hop: self.next_hop,
+            action: self.action,
+            origin: self.origin,
+        }
+    }
 }
 
 /// A table as a reader sees it.

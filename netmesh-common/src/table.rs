@@ -17,7 +17,8 @@
 //! ```
 //!
 //! A look-up asks stage 1 first (see [`lines`](crate::lines)), which answers for most /64s and /24s and
-//! counts for them; the tries hold every prefix.
+//! counts for them; the tries hold the others, with a tree in front of them (see
+//! [`intervals`](crate::intervals)). What was asked for stands in RIB, all of it.
 //!
 //! A port with a list of its own asks MARTIANS (interface, prefix) for what is one to it.
 //!
@@ -25,7 +26,8 @@
 
 use crate::class::Address;
 
-/// Layout version: part of the pin path. Change it whenever a type below changes.
+/// Layout version: part of the pin path. Change it whenever a type below changes, or what a table
+/// holds: 5 has in the tries only what stage 1 does not answer, and in INSIDE what that is.
 pub const LAYOUT: u32 = 5;
 
 /// Most ports one data plane instance can hold.

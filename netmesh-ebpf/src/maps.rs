@@ -8,9 +8,10 @@ use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use netmesh_common::class::Address;
 use netmesh_common::flow;
 use netmesh_common::group::{Group, MAX_GROUPS};
+use netmesh_common::intervals::{self, ASK, KEYS, Tree};
 use netmesh_common::lines::{
-    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, PIECE,
-    PIECE_BITS, PIECES, SlotCounter, WORDS, find, key_at, key_of, tally,
+    self, Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, PIECE,
+    PIECE_BITS, SlotCounter, WORDS, find, key_at, key_of, tally,
 };
 use netmesh_common::table::{
     FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
@@ -37,7 +38,7 @@ type Piece = btf_maps::Array<[Bucket; PIECE], 1, { BPF_F_MMAPABLE as usize }>;
 
 /// The pieces of each generation, one behind the other.
 #[btf_map]
-static TABLES: ArrayOfMaps<Piece, { PIECES as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Piece, { lines::PIECES as usize }> = ArrayOfMaps::new();
 /// The words of each table's header.
 #[map]
 static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
@@ -46,6 +47,17 @@ static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_
 static ACTIVE: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static CLASSES: Array<u64> = Array::with_max_entries(MAX_CLASSES, BPF_F_MMAPABLE);
+/// A piece of the trees' memory. The kernel inlines the look-up of it: all are of one size.
+type Leaf =
+    btf_maps::Array<[u64; intervals::PIECE as usize * KEYS], 1, { BPF_F_MMAPABLE as usize }>;
+
+#[btf_map]
+static PIECES: ArrayOfMaps<Leaf, { (intervals::GENERATIONS * intervals::PIECES) as usize }> =
+    ArrayOfMaps::new();
+/// The header of each tree; behind them, which of them is asked, and one, or 0 for none.
+#[map]
+static TREES: Array<[u64; intervals::HEADER]> =
+    Array::with_max_entries(intervals::GENERATIONS + 1, BPF_F_MMAPABLE);
 /// What the tallies of stage 1 could not hold, by key.
 #[map]
 static CARRIED: HashMap<u64, PrefixCounters> =
@@ -299,6 +311,10 @@ pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
         {
             return Class::entry_word(*class, family, (found >> 32) as u32);
         }
+        let said = tree_hit(key);
+        if said != ASK {
+            return said;
+        }
     }
     trie_hit(upper, lower, kind)
 }
@@ -317,6 +333,14 @@ fn forgotten(value: u64) -> u64 {
     }
 }
 
+/// What the tree says of a key: a word, 0 for nothing, or that the trie is to be asked. A function
+/// apart from [`trie_hit`], whose key leaves no room on the stack.
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn tree_hit(key: u64) -> u64 {
+    Grown::valid().map_or(ASK, |tree| intervals::find(&tree, key))
+}
+
 /// What the trie says of an address, as a word; 0 for nothing.
 #[inline(never)]
 #[unsafe(no_mangle)]
@@ -324,7 +348,70 @@ extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
     second_stage(&Address::of_halves(upper, lower, kind & 7)).map_or(0, |entry| entry.word())
 }
 
-/// The trie: complete, and always current.
+/// The tree that is asked.
+struct Grown {
+    header: *const u64,
+    first: u32,
+}
+
+impl Grown {
+    #[inline(always)]
+    fn valid() -> Option<Self> {
+        let valid: *const u64 = TREES.get_ptr(intervals::GENERATIONS)?.cast();
+        // SAFETY: the map's own; a writer changes it as a whole.
+        let valid = unsafe { valid.read_volatile() } as u32;
+        if valid == 0 {
+            return None;
+        }
+        let generation = valid.wrapping_sub(1) & (intervals::GENERATIONS - 1);
+        Some(Self {
+            header: TREES.get_ptr(generation)?.cast(),
+            first: generation * intervals::PIECES,
+        })
+    }
+
+    #[inline(always)]
+    fn piece(&self, index: u32) -> Option<*const u64> {
+        let place = (index / intervals::PIECE) & (intervals::PIECES - 1);
+        Some(PIECES.get(self.first + place)?.get_ptr(0)?.cast())
+    }
+}
+
+impl Tree for Grown {
+    type Line = *const u64;
+
+    #[inline(always)]
+    fn header(&self, word: usize) -> u64 {
+        // SAFETY: `word` is below `HEADER`, and the map lives as long as the program.
+        unsafe { self.header.add(word).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn line(&self, index: u32) -> Option<*const u64> {
+        // SAFETY: a line of the piece's.
+        Some(unsafe {
+            self.piece(index)?
+                .add((index & (intervals::PIECE - 1)) as usize * KEYS)
+        })
+    }
+
+    #[inline(always)]
+    fn pair(&self, index: u32) -> Option<*const u64> {
+        // SAFETY: a line of the piece's, and not the last.
+        Some(unsafe {
+            self.piece(index)?
+                .add((index & (intervals::PIECE - 2)) as usize * KEYS)
+        })
+    }
+
+    #[inline(always)]
+    fn word(&self, line: &*const u64, word: usize) -> u64 {
+        // SAFETY: `word` is below `KEYS`, or twice that of a pair. A tree that is asked is not changed.
+        unsafe { line.add(word).read_volatile() }
+    }
+}
+
+/// The trie: what stage 1 does not answer is here, and always current.
 #[inline(always)]
 pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     match address {

@@ -191,8 +191,7 @@ impl Wires {
         &self.pins
     }
 
-    /// Gives the trie's entries counters of the per-CPU array, as they have where stage 1 does not
-    /// count for them.
+    /// Puts a set into the trie, with counters of the per-CPU array, as if stage 1 had no room.
     pub(super) fn count_in_the_trie(&self, set: &Set) -> anyhow::Result<()> {
         let counters: PerCpuArray<MapData, PrefixCounters> = self.map("PREFIX_CNT")?;
         let hops: Array<MapData, NextHop> = self.map("NEXT_HOPS")?;

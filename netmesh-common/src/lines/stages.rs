@@ -1,12 +1,53 @@
 //! The order in which a prefix comes into the two stages and leaves them.
 //!
-//! The trie is changed first, and has the new state before stage 1 answers with it. What stage 1
-//! does not answer, the trie does; so whenever a writer is killed, every answer is the old or the
-//! new one of the prefix that was being changed, and right for all others. Only the notes of
-//! stage 1 (which prefixes have longer ones inside) may then lag, and are made anew from the RIB.
+//! The trie holds what stage 1 does not answer: every prefix that is shorter or longer than those
+//! of stage 1, those that have longer ones inside, and those that found no room. Where a prefix
+//! goes from one stage to the other it is in both for a while:
+//!
+//! ```text
+//!   stage 1 ─► trie     note ─► into the trie ─► stage 1 lets go
+//!   trie ─► stage 1     stage 1 answers ─► all who had not found it there have ended ─► out of
+//!                       the trie ─► note
+//! ```
+//! So whenever a writer is killed, every answer is the old or the new one of the prefix that was
+//! being changed, and right for all others. The notes (what may be in the trie beside stage 1) are
+//! made before and given up after what they speak of: they may say too much, and are then made anew
+//! from the RIB, never too little.
+//!
+//! A reader that misses a prefix in stage 1, and comes to the trie only after further changes, has
+//! those without the prefix: as if they had been made in another order.
 
-use super::{Class, Place, Table, place};
+use super::{Class, Place, Table, place, prefix_of};
 use crate::table::{FibEntry, PrefixKey};
+
+/// What is remembered of a prefix that stage 1 may hold, but does not answer alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// How many prefixes of the trie lie inside it, at most.
+    pub inside: u32,
+    /// It may be in the trie itself.
+    pub itself: bool,
+}
+
+impl Note {
+    const ITSELF: u32 = 1 << 31;
+
+    /// As it is kept; 0 when there is nothing to note.
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        let itself = if self.itself { Self::ITSELF } else { 0 };
+        self.inside & !Self::ITSELF | itself
+    }
+
+    /// The note behind a word.
+    #[must_use]
+    pub const fn from_word(word: u32) -> Self {
+        Self {
+            inside: word & !Self::ITSELF,
+            itself: word & Self::ITSELF != 0,
+        }
+    }
+}
 
 /// Where the stages are kept.
 pub trait Backing {
@@ -31,17 +72,17 @@ pub trait Backing {
     /// When it cannot be written.
     fn trie_remove(&mut self, prefix: &PrefixKey) -> Result<(), Self::Error>;
 
-    /// How many prefixes of the trie lie inside the one with this key.
+    /// What is noted of a key.
     ///
     /// # Errors
     /// When the note cannot be read.
-    fn inside(&self, key: u64) -> Result<u32, Self::Error>;
+    fn note(&self, key: u64) -> Result<Note, Self::Error>;
 
-    /// Notes how many there are.
+    /// Notes it.
     ///
     /// # Errors
     /// When the note cannot be written.
-    fn set_inside(&mut self, key: u64, count: u32) -> Result<(), Self::Error>;
+    fn set_note(&mut self, key: u64, note: Note) -> Result<(), Self::Error>;
 
     /// Stage 1; `None` when there is none, and the trie alone answers.
     fn table(&self) -> Option<Table<'_>>;
@@ -51,6 +92,9 @@ pub trait Backing {
     /// # Errors
     /// When the table of classes cannot be read.
     fn class(&mut self, class: Class) -> Result<Option<u32>, Self::Error>;
+
+    /// The class with this index.
+    fn class_at(&self, index: u32) -> Option<Class>;
 
     /// Makes room in stage 1 for one more key and this class, if it can. Called when a key is to
     /// be added and [`Table::is_full`], or the class does not fit.
@@ -65,12 +109,12 @@ pub trait Backing {
     /// When there is none left for a prefix that must be counted.
     fn counter(&mut self, prefix: &PrefixKey, origin: u8) -> Result<u32, Self::Error>;
 
-    /// The counter of a prefix that stage 1 answers for, if it has one from a time when it did
-    /// not.
+    /// Stage 1 has begun to answer for a key that is in the trie as well. Once every reader has
+    /// ended that may have missed it in stage 1, it is to be [`retire`]d; there is no hurry.
     ///
     /// # Errors
-    /// When the counters cannot be read.
-    fn known_counter(&self, prefix: &PrefixKey) -> Result<u32, Self::Error>;
+    /// When it could not be done at once.
+    fn leave(&mut self, key: u64) -> Result<(), Self::Error>;
 }
 
 /// Puts a prefix into the stages, or changes it.
@@ -83,26 +127,19 @@ pub fn publish<B: Backing>(
     class: Class,
 ) -> Result<(), B::Error> {
     match place(prefix) {
-        Place::Exact(key) => {
-            let longer = stages.inside(key)? != 0;
-            exact(stages, prefix, key, class, longer)
-        }
+        Place::Exact(key) => exact(stages, prefix, key, class),
         Place::Inside(key) => {
             let new = stages.trie_get(prefix)?.is_none();
-            let count = stages.inside(key)?;
-            if new && count == 0 {
-                again(stages, key, true)?;
-            }
             let counter = stages.counter(prefix, class.origin)?;
-            if new {
-                stages.set_inside(key, count.saturating_add(1))?;
+            if !new {
+                return write(stages, prefix, class, counter);
             }
-            let result = write(stages, prefix, class, counter);
-            if new && result.is_err() {
-                stages.set_inside(key, count)?;
-                if count == 0 {
-                    again(stages, key, false)?;
-                }
+            inside(stages, key, 1)?;
+            let first = let_go(stages, key);
+            let result = first.and_then(|()| write(stages, prefix, class, counter));
+            if result.is_err() {
+                inside(stages, key, -1)?;
+                settle(stages, key)?;
             }
             result
         }
@@ -113,17 +150,24 @@ pub fn publish<B: Backing>(
     }
 }
 
-/// Takes a prefix out of the stages; the next shorter one answers.
+/// Takes a prefix out of the stages.
 ///
 /// # Errors
 /// The backing's.
 pub fn withdraw<B: Backing>(stages: &mut B, prefix: &PrefixKey) -> Result<(), B::Error> {
     match place(prefix) {
         Place::Exact(key) => {
-            // Packets are counted by stage 1 until it lets go.
-            stages.trie_remove(prefix)?;
+            let note = stages.note(key)?;
+            // One of them answers and is the last to go: stage 1 unless it has let go.
+            if note.itself {
+                stages.trie_remove(prefix)?;
+            }
             if let Some(table) = stages.table() {
                 table.kill(key);
+            }
+            if note.itself {
+                let itself = false;
+                stages.set_note(key, Note { itself, ..note })?;
             }
             Ok(())
         }
@@ -132,24 +176,82 @@ pub fn withdraw<B: Backing>(stages: &mut B, prefix: &PrefixKey) -> Result<(), B:
                 return Ok(());
             }
             stages.trie_remove(prefix)?;
-            let count = stages.inside(key)?.saturating_sub(1);
-            stages.set_inside(key, count)?;
-            if count == 0 {
-                again(stages, key, false)?;
-            }
-            Ok(())
+            inside(stages, key, -1)?;
+            settle(stages, key)
         }
         Place::Elsewhere => stages.trie_remove(prefix),
     }
 }
 
-/// The prefix with this key, if there is one, has got its first longer one or lost its last.
-fn again<B: Backing>(stages: &mut B, key: u64, longer: bool) -> Result<(), B::Error> {
-    let prefix = super::prefix_of(key);
-    match stages.trie_get(&prefix)? {
-        Some(entry) => exact(stages, &prefix, key, class_of(&entry), longer),
-        None => Ok(()),
+/// Puts a key that stage 1 answers for into the trie too: before stage 1 can let go of it, or a
+/// table is asked that has no room for it.
+///
+/// # Errors
+/// The backing's; stage 1 answers as before.
+pub fn copy_out<B: Backing>(stages: &mut B, key: u64, class: Class) -> Result<(), B::Error> {
+    let prefix = prefix_of(key);
+    let counter = stages.counter(&prefix, class.origin)?;
+    let note = stages.note(key)?;
+    if !note.itself {
+        let itself = true;
+        stages.set_note(key, Note { itself, ..note })?;
     }
+    let result = write(stages, &prefix, class, counter);
+    if result.is_err() && !note.itself {
+        stages.set_note(key, note)?;
+    }
+    result
+}
+
+/// Takes a key that stage 1 answers for out of the trie, when [`Backing::leave`] says.
+///
+/// # Errors
+/// The backing's.
+pub fn retire<B: Backing>(stages: &mut B, key: u64) -> Result<(), B::Error> {
+    let note = stages.note(key)?;
+    if note.inside != 0 || !note.itself {
+        return Ok(());
+    }
+    let prefix = prefix_of(key);
+    if answers(stages, key) {
+        stages.trie_remove(&prefix)?;
+    } else if stages.trie_get(&prefix)?.is_some() {
+        return Ok(());
+    }
+    stages.set_note(key, Note::default())
+}
+
+/// Stage 1 answers for a key of the trie, if it can.
+fn settle<B: Backing>(stages: &mut B, key: u64) -> Result<(), B::Error> {
+    let note = stages.note(key)?;
+    if note.inside != 0 || !note.itself {
+        return Ok(());
+    }
+    if answers(stages, key) {
+        return stages.leave(key);
+    }
+    let Some(entry) = stages.trie_get(&prefix_of(key))? else {
+        return stages.set_note(key, Note::default());
+    };
+    let Some(index) = slot_for(stages, key, entry.class())? else {
+        return Ok(());
+    };
+    put(stages, key, index, false);
+    stages.leave(key)
+}
+
+/// Stage 1 lets go of a key, if it has answered for it.
+fn let_go<B: Backing>(stages: &mut B, key: u64) -> Result<(), B::Error> {
+    let entry = stages.table().and_then(|table| table.get(key));
+    let Some(index) = entry.and_then(|entry| entry.class.filter(|_| !entry.longer)) else {
+        return Ok(());
+    };
+    let Some(class) = stages.class_at(index) else {
+        return Ok(());
+    };
+    copy_out(stages, key, class)?;
+    put(stages, key, index, true);
+    Ok(())
 }
 
 fn exact<B: Backing>(
@@ -157,33 +259,37 @@ fn exact<B: Backing>(
     prefix: &PrefixKey,
     key: u64,
     class: Class,
-    longer: bool,
 ) -> Result<(), B::Error> {
-    let index = room(stages, key, class)?;
-    // A slot is the key's from here on: nothing can fail once the trie has been written.
-    let slot = |table: Table<'_>| table.reserve(key).is_ok();
-    let answers = !longer && index.is_some() && stages.table().is_some_and(slot);
-    let counter = if answers {
-        stages.known_counter(prefix)?
-    } else {
-        stages.counter(prefix, class.origin)?
-    };
-    write(stages, prefix, class, counter)?;
-    if let Some(table) = stages.table()
-        && table.get(key).is_some()
+    make_room(stages, key, class)?;
+    let note = stages.note(key)?;
+    let index = slot_for(stages, key, class)?;
+    if let Some(index) = index
+        && note.inside == 0
     {
-        match index {
-            Some(index) => drop(table.put(key, index, longer)),
-            None => table.kill(key),
+        put(stages, key, index, false);
+        return if note.itself {
+            stages.leave(key)
+        } else {
+            Ok(())
+        };
+    }
+    debug_assert!(prefix_of(key) == *prefix);
+    copy_out(stages, key, class)?;
+    match index {
+        Some(index) => put(stages, key, index, true),
+        None => {
+            if let Some(table) = stages.table() {
+                table.kill(key);
+            }
         }
     }
     Ok(())
 }
 
-/// The index of the class, once stage 1 has room for it and the key.
-fn room<B: Backing>(stages: &mut B, key: u64, class: Class) -> Result<Option<u32>, B::Error> {
+/// Makes room in stage 1 for a key and its class, if it can be had.
+fn make_room<B: Backing>(stages: &mut B, key: u64, class: Class) -> Result<(), B::Error> {
     let Some(index) = stages.class(class)? else {
-        return Ok(None);
+        return Ok(());
     };
     let tight = stages.table().is_some_and(|table| {
         index > table.shape().max_class() || (table.is_full() && table.get(key).is_none())
@@ -191,8 +297,38 @@ fn room<B: Backing>(stages: &mut B, key: u64, class: Class) -> Result<Option<u32
     if tight {
         stages.grow(index)?;
     }
-    let fits = |table: Table<'_>| index <= table.shape().max_class();
-    Ok(stages.table().is_some_and(fits).then_some(index))
+    Ok(())
+}
+
+/// The index of the class, when stage 1 has a slot for the key and it fits there.
+fn slot_for<B: Backing>(stages: &mut B, key: u64, class: Class) -> Result<Option<u32>, B::Error> {
+    let Some(index) = stages.class(class)? else {
+        return Ok(None);
+    };
+    let takes = stages
+        .table()
+        .is_some_and(|table| index <= table.shape().max_class() && table.reserve(key).is_ok());
+    Ok(takes.then_some(index))
+}
+
+/// Of a key and a class that [`slot_for`] has found room for.
+fn put<B: Backing>(stages: &B, key: u64, index: u32, longer: bool) {
+    if let Some(table) = stages.table() {
+        let _ = table.put(key, index, longer);
+    }
+}
+
+fn answers<B: Backing>(stages: &B, key: u64) -> bool {
+    stages
+        .table()
+        .is_some_and(|table| table.reader().find(key).is_some())
+}
+
+/// Notes one more prefix inside, or one less.
+fn inside<B: Backing>(stages: &mut B, key: u64, more: i32) -> Result<(), B::Error> {
+    let note = stages.note(key)?;
+    let inside = note.inside.saturating_add_signed(more);
+    stages.set_note(key, Note { inside, ..note })
 }
 
 fn write<B: Backing>(
@@ -209,13 +345,4 @@ fn write<B: Backing>(
         return Ok(());
     }
     stages.trie_put(prefix, entry)
-}
-
-/// The class of an entry.
-const fn class_of(entry: &FibEntry) -> Class {
-    Class {
-        next_hop: entry.next_hop,
-        action: entry.action,
-        origin: entry.origin,
-    }
 }

@@ -6,6 +6,8 @@ use super::{Buckets, Direction, SLOTS, Shape, WORDS, find, key_in, shape, tally}
 
 /// Word of the header that counts the slots taken.
 const USED: usize = SLOTS;
+/// Word of the header that counts the slots that are not dead.
+const LIVE: usize = SLOTS + 1;
 
 /// Both buckets of a key are full, or it is the one key in 2^40 whose tag is zero: stage 2 alone
 /// holds it.
@@ -88,11 +90,25 @@ impl<'a> Table<'a> {
         self.used() >= self.shape.full_at()
     }
 
-    /// Counts the slots taken: a writer may have been killed before it had counted one.
+    /// Prefixes it holds.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.words
+            .get(LIVE)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Counts the slots: a writer may have been killed before it had counted one.
     pub fn recount(&self) {
-        let used = self.entries().count() as u64;
-        if let Some(word) = self.words.get(USED) {
-            word.store(used, Ordering::Relaxed);
+        let (mut used, mut live) = (0, 0);
+        for entry in self.entries() {
+            used += 1;
+            live += u64::from(entry.class.is_some());
+        }
+        for (word, value) in [(USED, used), (LIVE, live)] {
+            if let Some(word) = self.words.get(word) {
+                word.store(value, Ordering::Relaxed);
+            }
         }
     }
 
@@ -154,21 +170,29 @@ impl<'a> Table<'a> {
     }
 
     fn write(&self, key: u64, low: u64) -> Result<u32, NoRoom> {
-        let (slot, high) = match self.seek(key) {
-            Ok((slot, word)) => (slot, word & !(self.shape.choice() - 1)),
+        let dead = self.shape.dead();
+        let (slot, high, was) = match self.seek(key) {
+            Ok((slot, word)) => (slot, word & !(self.shape.choice() - 1), word & dead != dead),
             Err(free) => {
                 let (slot, high) = free.ok_or(NoRoom)?;
                 // First the count: a crash leaves it too high, never too low.
-                if let Some(word) = self.words.get(USED) {
-                    word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                }
-                (slot, high)
+                self.count(USED, 1);
+                (slot, high, false)
             }
         };
+        let is = low & dead != dead;
+        self.count(LIVE, i64::from(is) - i64::from(was));
         self.at(slot)
             .ok_or(NoRoom)?
             .store(high | low, Ordering::Release);
         Ok(slot)
+    }
+
+    fn count(&self, word: usize, more: i64) {
+        if let Some(word) = self.words.get(word) {
+            let now = word.load(Ordering::Relaxed);
+            word.store(now.saturating_add_signed(more), Ordering::Relaxed);
+        }
     }
 
     /// The slot of a key and what it says, or where it would go and the upper part of its entry.

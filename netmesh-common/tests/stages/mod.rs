@@ -1,15 +1,16 @@
 //! The two stages in this process's memory, and the slow, obvious longest-prefix match.
 #![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, RwLock};
 
 use netmesh_common::class::Address;
 use netmesh_common::lines::{
-    Backing, Class, MAX_CLASSES, Memory, Place, Shape, Table, WORDS, key_of, place,
+    self, Backing, Class, MAX_CLASSES, Memory, Note, Place, Shape, Table, WORDS, key_of, place,
+    prefix_of,
 };
 use netmesh_common::table::{FibEntry, PrefixKey};
 
@@ -121,6 +122,13 @@ impl Model {
     pub(crate) fn lookup(&self, address: &Address) -> Option<(u8, u32)> {
         longest(&self.0, address).map(|(prefix, next_hop)| (prefix.length, next_hop))
     }
+
+    /// What the other prefixes say than the one of its key, and whether that is there.
+    pub(crate) fn second(&self, address: &Address) -> (Option<(u8, u32)>, bool) {
+        let mut others = self.clone();
+        let exact = key_of(address).and_then(|key| others.remove(&prefix_of(key)));
+        (others.lookup(address), exact.is_some())
+    }
 }
 
 impl Deref for Model {
@@ -143,9 +151,34 @@ pub(crate) struct Shared {
     active: AtomicUsize,
     classes: Vec<AtomicU64>,
     trie: RwLock<BTreeMap<PrefixKey, FibEntry>>,
+    /// Of each reader: odd while it asks.
+    asking: [AtomicU64; READERS],
 }
 
+/// Readers that a writer may have to wait for.
+pub(crate) const READERS: usize = 2;
+
 impl Shared {
+    /// As [`lookup`](Self::lookup), by a reader that writers wait for.
+    pub(crate) fn lookup_as(&self, reader: usize, address: &Address) -> Option<FibEntry> {
+        self.asking[reader].fetch_add(1, Ordering::SeqCst);
+        let found = self.lookup(address);
+        self.asking[reader].fetch_add(1, Ordering::SeqCst);
+        found
+    }
+
+    /// Every reader that asks now has ended.
+    fn wait_for_readers(&self) {
+        // What has been written before is seen by whoever begins from here on.
+        fence(Ordering::SeqCst);
+        for reader in &self.asking {
+            let now = reader.load(Ordering::SeqCst);
+            while now % 2 == 1 && reader.load(Ordering::SeqCst) == now {
+                std::thread::yield_now();
+            }
+        }
+    }
+
     fn memory(&self) -> Arc<Vec<AtomicU64>> {
         let active = self.active.load(Ordering::SeqCst);
         self.tables[active].read().unwrap().clone()
@@ -171,13 +204,18 @@ impl Shared {
 pub(crate) struct Stages {
     pub(crate) shared: Arc<Shared>,
     memory: Arc<Vec<AtomicU64>>,
-    inside: HashMap<u64, u32>,
+    notes: BTreeMap<u64, Note>,
+    left: Vec<u64>,
     random: [u64; 4],
     /// Classes there may be.
     pub(crate) classes_fit: usize,
     /// Changes until the writer is killed.
     pub(crate) dies_after: Option<usize>,
+    /// Asked at every call.
+    pub(crate) watch: Option<Watch>,
 }
+
+type Watch = Box<dyn Fn(&Shared)>;
 
 #[derive(Debug)]
 pub(crate) struct Killed;
@@ -192,58 +230,116 @@ impl Stages {
             active: AtomicUsize::new(0),
             classes: (0..MAX_CLASSES).map(|_| AtomicU64::new(0)).collect(),
             trie: RwLock::default(),
+            asking: Default::default(),
         };
         Self {
             shared: Arc::new(shared),
             memory: first,
-            inside: HashMap::new(),
+            notes: BTreeMap::new(),
+            left: Vec::new(),
             random,
             classes_fit: usize::MAX,
             dies_after: None,
+            watch: None,
         }
     }
 
-    /// The prefix, if stage 1 could answer for it, is answered by stage 1.
-    pub(crate) fn first_answers(&self, prefix: &PrefixKey) -> bool {
+    /// The prefix is in the one stage that should answer for it, and in no other.
+    pub(crate) fn is_in_its_place(&self, prefix: &PrefixKey) -> bool {
+        let trie = self.shared.trie.read().unwrap().contains_key(prefix);
         match place(prefix) {
             Place::Exact(key) => {
-                let longer = self.inside.get(&key).is_some_and(|count| *count != 0);
-                Memory(&self.memory).find(key).is_some() != longer
+                let note = self.notes.get(&key).copied().unwrap_or_default();
+                let first = Memory(&self.memory).find(key).is_some();
+                first != trie && trie == note.itself && trie == (note.inside != 0)
             }
-            _ => true,
+            _ => trie,
         }
     }
 
-    /// Puts a new table, with other keys, in the place of the one that is there.
-    pub(crate) fn renew(&mut self) {
+    /// Nothing is noted, and nothing is in the trie.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.notes.is_empty() && self.shared.trie.read().unwrap().is_empty()
+    }
+
+    /// Takes out of the trie what stage 1 answers for by now.
+    pub(crate) fn retire(&mut self) {
+        self.shared.wait_for_readers();
+        for key in std::mem::take(&mut self.left) {
+            lines::retire(self, key).unwrap();
+        }
+    }
+
+    /// Puts a new table, with other keys, in the place of the one that is there. One of so many
+    /// prefixes finds no room in it.
+    pub(crate) fn renew(&mut self, homeless: u64) {
         for word in &mut self.random {
             *word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         }
         let shape = Shape::for_entries(1, 1, self.random);
         let new = Arc::new(memory(&shape));
         let table = Table::make(&new, shape).unwrap();
-        for entry in Table::open(&self.memory).unwrap().entries() {
-            if let Some(class) = entry.class {
-                table.put(entry.key, class, entry.longer).unwrap();
+        let old = self.memory.clone();
+        for entry in Table::open(&old).unwrap().entries() {
+            let Some(index) = entry.class else {
+                continue;
+            };
+            if entry.key % homeless != 0 {
+                table.put(entry.key, index, entry.longer).unwrap();
+            } else if !entry.longer {
+                let class = self.class_at(index).unwrap();
+                lines::copy_out(self, entry.key, class).unwrap();
+            }
+        }
+        let noted: Vec<u64> = self.notes.keys().copied().collect();
+        for key in noted {
+            let there = Memory(&old).find(key).is_some();
+            let entry = self.trie_get(&prefix_of(key)).unwrap();
+            if let Some(entry) = entry
+                && !there
+                && self.notes[&key].inside == 0
+                && let Some(index) = self.class(entry.class()).unwrap()
+            {
+                table.put(key, index, false).unwrap();
+                self.left.push(key);
             }
         }
         let next = 1 - self.shared.active.load(Ordering::SeqCst);
         *self.shared.tables[next].write().unwrap() = new.clone();
         self.shared.active.store(next, Ordering::SeqCst);
         self.memory = new;
+        self.shared.wait_for_readers();
     }
 
-    /// Counts anew what lies inside what.
-    pub(crate) fn renew_notes(&mut self) {
-        self.inside.clear();
-        for prefix in self.shared.trie.read().unwrap().keys() {
-            if let Place::Inside(key) = place(prefix) {
-                *self.inside.entry(key).or_default() += 1;
+    /// What the next writer does when one was killed: see `renew_notes` of the data plane.
+    pub(crate) fn mend(&mut self, model: &Model) {
+        let mut inside = BTreeMap::<u64, u32>::new();
+        for prefix in model.keys() {
+            if let Place::Inside(key) = place(prefix)
+                && self.trie_get(prefix).unwrap().is_some()
+            {
+                *inside.entry(key).or_default() += 1;
             }
+        }
+        for (key, note) in self.notes.clone() {
+            let itself = note.itself && self.trie_get(&prefix_of(key)).unwrap().is_some();
+            let inside = inside.remove(&key).unwrap_or(0);
+            self.set_note(key, Note { inside, itself }).unwrap();
+        }
+        assert!(inside.is_empty(), "what is in the trie is noted");
+        for (prefix, next_hop) in model.iter() {
+            lines::publish(self, prefix, class(*next_hop)).unwrap();
+        }
+    }
+
+    fn look(&self) {
+        if let Some(watch) = &self.watch {
+            watch(&self.shared);
         }
     }
 
     fn live(&mut self) -> Result<(), Killed> {
+        self.look();
         match &mut self.dies_after {
             Some(0) => Err(Killed),
             Some(left) => {
@@ -259,6 +355,7 @@ impl Backing for Stages {
     type Error = Killed;
 
     fn trie_get(&self, prefix: &PrefixKey) -> Result<Option<FibEntry>, Killed> {
+        self.look();
         Ok(self.shared.trie.read().unwrap().get(prefix).copied())
     }
 
@@ -274,17 +371,23 @@ impl Backing for Stages {
         self.live()
     }
 
-    fn inside(&self, key: u64) -> Result<u32, Killed> {
-        Ok(self.inside.get(&key).copied().unwrap_or(0))
+    fn note(&self, key: u64) -> Result<Note, Killed> {
+        self.look();
+        Ok(self.notes.get(&key).copied().unwrap_or_default())
     }
 
-    fn set_inside(&mut self, key: u64, count: u32) -> Result<(), Killed> {
+    fn set_note(&mut self, key: u64, note: Note) -> Result<(), Killed> {
         self.live()?;
-        self.inside.insert(key, count);
+        if note == Note::default() {
+            self.notes.remove(&key);
+        } else {
+            self.notes.insert(key, Note::from_word(note.word()));
+        }
         self.live()
     }
 
     fn table(&self) -> Option<Table<'_>> {
+        self.look();
         Table::open(&self.memory)
     }
 
@@ -303,6 +406,10 @@ impl Backing for Stages {
         Ok(None)
     }
 
+    fn class_at(&self, index: u32) -> Option<Class> {
+        Class::from_word(self.shared.classes[index as usize].load(Ordering::SeqCst))
+    }
+
     fn grow(&mut self, _class: u32) -> Result<(), Killed> {
         Ok(())
     }
@@ -312,7 +419,18 @@ impl Backing for Stages {
         Ok(1)
     }
 
-    fn known_counter(&self, _prefix: &PrefixKey) -> Result<u32, Killed> {
-        Ok(FibEntry::UNCOUNTED)
+    fn leave(&mut self, key: u64) -> Result<(), Killed> {
+        self.live()?;
+        self.left.push(key);
+        Ok(())
+    }
+}
+
+/// A class of this next hop.
+pub(crate) const fn class(next_hop: u32) -> Class {
+    Class {
+        next_hop,
+        action: 1,
+        origin: 3,
     }
 }

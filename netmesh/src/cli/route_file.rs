@@ -1,10 +1,13 @@
 //! Routes in files: lines as `route add` takes them, or what `ip -json route` prints.
 
+use std::collections::HashMap;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::route_spec::{self, RouteSpecError};
+use crate::dataplane::Routes;
 use crate::plan::state::FibRoute;
 
 /// Why a file was refused.
@@ -30,7 +33,7 @@ pub(super) enum RouteFileError {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct RouteFile {
     /// The routes, in order.
-    pub(super) routes: Vec<(IpNet, FibRoute)>,
+    pub(super) routes: Routes,
     /// Routes of the kernel's own (local, broadcast, multicast, anycast), which are not taken.
     pub(super) skipped: usize,
 }
@@ -106,18 +109,35 @@ pub(super) fn parse(text: &str) -> Result<RouteFile, RouteFileError> {
 
 fn lines(text: &str) -> Result<RouteFile, RouteFileError> {
     let mut file = RouteFile::default();
+    // Most lines end as one before them does: what is said of IPv6 or IPv4 behind the prefix.
+    let mut known: HashMap<(bool, &str), u32> = HashMap::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split_once('#').map_or(line, |(route, _)| route).trim();
         if line.is_empty() {
             continue;
         }
-        let words: Vec<String> = line.split_whitespace().map(ToOwned::to_owned).collect();
-        let route = route_spec::parse(&words).map_err(|source| RouteFileError::Line {
+        let (first, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        // What the default route is, the gateway says; what is no prefix says what is done.
+        let prefix = Some(first).filter(|first| *first != "default");
+        let prefix = prefix.and_then(|first| route_spec::prefix(first, None).ok());
+        let end = prefix.map(|prefix| (matches!(prefix, IpNet::V6(_)), rest));
+        if let Some(prefix) = prefix
+            && let Some(fate) = end.and_then(|end| known.get(&end))
+        {
+            file.routes.push(prefix, *fate);
+            continue;
+        }
+        let read = route_spec::read(line.split_whitespace());
+        let (prefix, route) = read.map_err(|source| RouteFileError::Line {
             line: number + 1,
             text: line.to_owned(),
             source,
         })?;
-        file.routes.push(route);
+        let fate = file.routes.fate(&route);
+        file.routes.push(prefix, fate);
+        if let Some(end) = end {
+            known.insert(end, fate);
+        }
     }
     Ok(file)
 }
@@ -148,12 +168,14 @@ fn items(items: Vec<Item>) -> Result<RouteFile, RouteFileError> {
             words.push("nexthop".to_owned());
             words.extend(hop.words());
         }
-        let route = route_spec::parse(&words).map_err(|source| RouteFileError::Item {
+        let read = route_spec::parse(&words);
+        let (prefix, route) = read.map_err(|source| RouteFileError::Item {
             number: number + 1,
             destination: item.dst,
             source,
         })?;
-        file.routes.push(route);
+        let fate = file.routes.fate(&route);
+        file.routes.push(prefix, fate);
     }
     Ok(file)
 }
@@ -230,12 +252,12 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let routes = parse(LINES).unwrap().routes;
-        let items: Vec<Item> = routes.iter().filter_map(|(p, r)| item(*p, r)).collect();
+        let items: Vec<Item> = routes.iter().filter_map(|(p, r)| item(p, r)).collect();
         let text: Vec<String> = items.iter().map(line).collect();
         assert_eq!(parse(&text.join("\n")).unwrap().routes, routes);
         let json = serde_json::json!({ "schema_version": 1, "routes": items });
         assert_eq!(parse(&json.to_string()).unwrap().routes, routes);
-        assert!(item(routes[0].0, &FibRoute::Local).is_none());
+        assert!(item("10.0.0.0/8".parse().unwrap(), &FibRoute::Local).is_none());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! `netmesh route import` and `export`.
 
-use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -16,7 +15,6 @@ use super::output::Output;
 use super::route::{keep_resolved, say, settle};
 use super::route_file;
 use crate::dataplane::Error;
-use crate::plan::state::FibRoute;
 
 /// Reads all of it before the first route is touched.
 pub(super) async fn import(
@@ -38,7 +36,7 @@ pub(super) async fn import(
     }
     let bar = bar(count as u64, out);
     let mut done = 0;
-    let result = instance.put_routes(&file.routes, Origin::Static, &facts, |more| {
+    let result = instance.put_many(&file.routes, Origin::Static, &facts, |more| {
         done += more;
         bar.inc(more);
     });
@@ -62,8 +60,7 @@ pub(super) async fn import(
         return Err(failure);
     }
     settle(&mut instance, &facts)?;
-    let hops: BTreeSet<&FibRoute> = file.routes.iter().map(|(_, route)| route).collect();
-    for route in hops {
+    for route in file.routes.fates() {
         keep_resolved(route).await?;
     }
     say(out, &format!("{count} routes{skipped}"))

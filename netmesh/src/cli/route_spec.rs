@@ -52,7 +52,14 @@ pub(super) enum RouteSpecError {
 /// Reads `[unreachable|prohibit|blackhole|punt] PREFIX [via ADDRESS] [dev DEV]`, or `PREFIX` and
 /// twice or more `nexthop [via ADDRESS] dev DEV [weight N]`.
 pub(super) fn parse(words: &[String]) -> Result<(IpNet, FibRoute), RouteSpecError> {
-    let mut words = words.iter().map(String::as_str).peekable();
+    read(words.iter().map(String::as_str))
+}
+
+/// As [`parse`].
+pub(super) fn read<'a>(
+    words: impl Iterator<Item = &'a str>,
+) -> Result<(IpNet, FibRoute), RouteSpecError> {
+    let mut words = words.peekable();
     let action = match words.peek() {
         Some(&"unreachable") => Some(("unreachable", FibRoute::Unreachable)),
         Some(&"prohibit") => Some(("prohibit", FibRoute::Prohibit)),
@@ -154,7 +161,8 @@ impl Words {
     }
 }
 
-fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> {
+/// A prefix; the family of the default one is that of the gateway.
+pub(super) fn prefix(text: &str, gateway: Option<IpAddr>) -> Result<IpNet, RouteSpecError> {
     if text == "default" {
         return Ok(match gateway {
             Some(IpAddr::V4(_)) => IpNet::V4(ipnet::Ipv4Net::default()),

@@ -7,10 +7,11 @@ use aya::Pod;
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
-use netmesh_common::lines::{Class, Place, place};
+use netmesh_common::lines::{Backing as _, Class, Place, place};
 use netmesh_common::table::{FibEntry, Origin, PrefixKey, RibEntry, RibKey};
 
 use super::fib::rib_key_of;
+use super::many::Routes;
 use super::route::prefix_key;
 use super::{Error, Instance, sys};
 use crate::plan::facts::NamespaceFacts;
@@ -19,35 +20,66 @@ use crate::plan::state::FibRoute;
 /// Prefixes that are written by one call.
 const CHUNK: usize = 4096;
 
-/// A prefix that goes the short way: stage 1 answers for it, with one next hop at most, and nobody
-/// else speaks for it.
+/// What a chunk writes, by the stage that answers. It goes the short way: a prefix has one next
+/// hop at most, nobody else speaks for it, and it is in one stage only.
+#[derive(Default)]
 struct Short {
-    key: u64,
-    prefix: PrefixKey,
-    class: u32,
-    entry: RibEntry,
-    fib: FibEntry,
+    rib: Vec<(RibKey, RibEntry)>,
+    /// Key and class.
+    first: Vec<(u64, u32)>,
+    second: Vec<(PrefixKey, Class)>,
+}
+
+/// What decides about the way a prefix goes.
+struct Ways {
+    origin: Origin,
+    /// By fate: what it is, and its index where stage 1 has one for it; `None` for several next hops.
+    classes: Vec<Option<(Class, Option<u32>)>>,
+    /// Prefixes with a more preferred origin, in order.
+    spoken_for: Vec<PrefixKey>,
+    /// Keys that stage 1 does not answer alone, in order.
+    noted: Vec<u64>,
+    /// Prefixes that go the long way, each time they come: they are written last.
+    long: BTreeSet<PrefixKey>,
+    /// The counters there are.
+    counters: BTreeMap<PrefixKey, u32>,
 }
 
 impl Instance {
-    /// Adds routes or changes them in place; `progress` is told how many more are done.
+    /// As [`put_many`](Self::put_many).
     ///
     /// # Errors
-    /// When a device is not in the namespace, before anything is changed. When a table is full or
-    /// cannot be written: what `progress` was told of is there, and the next writer mends the rest.
+    /// As there.
     pub fn put_routes(
         &mut self,
         routes: &[(IpNet, FibRoute)],
         origin: Origin,
         facts: &NamespaceFacts,
+        progress: impl FnMut(u64),
+    ) -> Result<(), Error> {
+        let routes = routes.iter().map(|(prefix, route)| (*prefix, route));
+        self.put_many(&routes.collect(), origin, facts, progress)
+    }
+
+    /// Adds routes or changes them in place; of several to a prefix the last stays. `progress` is
+    /// told how many more are done.
+    ///
+    /// # Errors
+    /// When a device is not in the namespace, before anything is changed. When a table is full or
+    /// cannot be written: what `progress` was told of is there, and the next writer mends the rest.
+    pub fn put_many(
+        &mut self,
+        routes: &Routes,
+        origin: Origin,
+        facts: &NamespaceFacts,
         mut progress: impl FnMut(u64),
     ) -> Result<(), Error> {
-        let mut single = BTreeSet::new();
-        for (_, route) in routes {
+        let mut singles = 0;
+        for route in routes.fates() {
             match route {
                 FibRoute::Via { link, .. } | FibRoute::Connected { link } => {
                     super::fib::device(facts, link)?;
-                    single.insert(route);
+                    singles += 1;
                 }
                 FibRoute::Paths(paths) => {
                     for path in paths {
@@ -63,99 +95,128 @@ impl Instance {
         room.map_err(|source| self.full_or("RIB", source))?;
         // Next hops are in no route until their chunk is written, so there must be room for all of
         // them at once: looking for more gives up those without a route.
-        self.make_room(single.len())?;
-        let (short, long) = if self.next_hops.room() < single.len() {
-            (Vec::new(), routes.iter().collect())
+        self.make_room(singles)?;
+        let mut long = Vec::new();
+        if self.next_hops.room() < singles {
+            long.extend(routes.iter());
         } else {
-            self.sort_out(routes, origin, facts)?
-        };
-        for chunk in short.chunks(CHUNK) {
-            let torn = std::mem::replace(&mut self.torn, true);
-            self.put_chunk(chunk, origin)?;
-            self.torn = torn;
-            progress(chunk.len() as u64);
+            let mut ways = self.ways(routes, origin, facts)?;
+            for chunk in routes.chunks(CHUNK) {
+                let before = long.len();
+                let short = self.sort_out(chunk, routes, &mut ways, &mut long);
+                let torn = std::mem::replace(&mut self.torn, true);
+                self.put_chunk(&short, &mut ways)?;
+                self.torn = torn;
+                progress((chunk.len() + before - long.len()) as u64);
+            }
         }
         for (prefix, route) in long {
-            self.put_route(*prefix, origin, route, facts)?;
+            self.put_route(prefix, origin, route, facts)?;
             progress(1);
         }
         Ok(())
     }
 
-    /// Which prefixes can go the short way, in order, and the others.
-    #[expect(clippy::type_complexity, reason = "private, and said in words")]
-    fn sort_out<'a>(
+    fn ways(
         &mut self,
-        routes: &'a [(IpNet, FibRoute)],
+        routes: &Routes,
         origin: Origin,
         facts: &NamespaceFacts,
-    ) -> Result<(Vec<Short>, Vec<&'a (IpNet, FibRoute)>), Error> {
-        let mut spoken_for = BTreeSet::new();
+    ) -> Result<Ways, Error> {
+        let mut spoken_for = Vec::new();
         self.maps.each_rib(|key, _| {
             if key.origin < origin as u8 {
-                spoken_for.insert(key.prefix);
+                spoken_for.push(key.prefix);
             }
         })?;
-        let mut inside = BTreeSet::new();
-        self.maps.each_inside(|key, _| {
-            inside.insert(key);
-        })?;
+        spoken_for.sort_unstable();
+        let mut noted: Vec<u64> = self.notes()?.into_iter().map(|(key, _)| key).collect();
+        noted.sort_unstable();
         let mut counters = BTreeMap::new();
         self.maps.each_counter(|prefix, id| {
             counters.insert(prefix, id);
         })?;
-        // The last of a prefix counts, as it would one by one.
-        let mut last = BTreeMap::new();
-        for (n, (prefix, _)) in routes.iter().enumerate() {
-            last.insert(prefix_key(*prefix), n);
+        let mut classes = Vec::new();
+        for route in routes.fates() {
+            classes.push(match route {
+                FibRoute::Paths(_) => None,
+                route => {
+                    let class = self.class_of(route, origin, facts)?;
+                    Some((class, self.class(class)?))
+                }
+            });
         }
-        let mut hops = BTreeMap::new();
-        let (mut short, mut long) = (Vec::new(), Vec::new());
-        for (prefix, n) in last {
-            let Some(whole) = routes.get(n) else {
-                continue;
-            };
-            if matches!(whole.1, FibRoute::Paths(_)) {
-                long.push(whole);
-                continue;
-            }
-            let class = self.class_of(&whole.1, origin, facts, &mut hops)?;
-            let way = match place(&prefix) {
-                Place::Exact(key) if !inside.contains(&key) && !spoken_for.contains(&prefix) => {
-                    self.slot_for(key, class)?.map(|index| (key, index))
+        let several = routes
+            .iter()
+            .filter(|(_, route)| matches!(route, FibRoute::Paths(_)))
+            .map(|(prefix, _)| prefix_key(prefix));
+        Ok(Ways {
+            origin,
+            classes,
+            spoken_for,
+            noted,
+            long: several.collect(),
+            counters,
+        })
+    }
+
+    /// Which prefixes can go the short way. The others come to `long`, in order.
+    fn sort_out<'a>(
+        &self,
+        chunk: &[(IpNet, u32)],
+        routes: &'a Routes,
+        ways: &mut Ways,
+        long: &mut Vec<(IpNet, &'a FibRoute)>,
+    ) -> Short {
+        let mut short = Short::default();
+        let table = self.lines.table();
+        let capacity = u64::from(self.maps.route_capacity);
+        let there = table.map_or(0, |table| table.live());
+        for (net, fate) in chunk {
+            let prefix = prefix_key(*net);
+            let class = ways.classes.get(*fate as usize).copied().flatten();
+            let alone = ways.spoken_for.binary_search(&prefix).is_err()
+                && (ways.long.is_empty() || !ways.long.contains(&prefix));
+            let way = match (class.filter(|_| alone), place(&prefix)) {
+                (Some((class, Some(index))), Place::Exact(key)) => {
+                    let noted = ways.noted.binary_search(&key).is_ok();
+                    let takes = table.is_some_and(|table| {
+                        !noted
+                            && index <= table.shape().max_class()
+                            && !table.is_full()
+                            && there + (short.first.len() as u64) < capacity
+                            && table.reserve(key).is_ok()
+                    });
+                    if takes {
+                        short.first.push((key, index));
+                        Some(class)
+                    } else {
+                        None
+                    }
+                }
+                (Some((class, _)), Place::Elsewhere) => {
+                    short.second.push((prefix, class));
+                    Some(class)
                 }
                 _ => None,
             };
-            let Some((key, index)) = way else {
-                long.push(whole);
-                continue;
-            };
-            let counter = counters.get(&prefix).copied();
-            short.push(Short {
-                key,
-                prefix,
-                class: index,
-                entry: RibEntry {
-                    next_hop: class.next_hop,
-                    action: class.action,
-                    reserved: [0; 3],
-                },
-                fib: class.entry(prefix.family, counter.unwrap_or(FibEntry::UNCOUNTED)),
-            });
+            match (way, routes.fate_at(*fate)) {
+                (Some(class), _) => short.rib.push((
+                    rib_key_of(&prefix, ways.origin),
+                    RibEntry {
+                        next_hop: class.next_hop,
+                        action: class.action,
+                        reserved: [0; 3],
+                    },
+                )),
+                (None, Some(route)) => {
+                    ways.long.insert(prefix);
+                    long.push((*net, route));
+                }
+                (None, None) => {}
+            }
         }
-        Ok((short, long))
-    }
-
-    /// The index of the class, when stage 1 has a slot for the key.
-    fn slot_for(&mut self, key: u64, class: Class) -> Result<Option<u32>, Error> {
-        use netmesh_common::lines::Backing as _;
-        let Some(index) = self.class(class)? else {
-            return Ok(None);
-        };
-        let takes = self.lines.table().is_some_and(|table| {
-            index <= table.shape().max_class() && !table.is_full() && table.reserve(key).is_ok()
-        });
-        Ok(takes.then_some(index))
+        short
     }
 
     fn class_of(
@@ -163,17 +224,11 @@ impl Instance {
         route: &FibRoute,
         origin: Origin,
         facts: &NamespaceFacts,
-        hops: &mut BTreeMap<FibRoute, u32>,
     ) -> Result<Class, Error> {
         let (action, hop) = super::fib::fate(route);
-        let next_hop = match (hop, hops.get(route)) {
-            (None, _) => 0,
-            (Some(_), Some(id)) => *id,
-            (Some((link, gateway, connected)), None) => {
-                let id = self.next_hop(link, gateway, connected, facts)?;
-                hops.insert(route.clone(), id);
-                id
-            }
+        let next_hop = match hop {
+            None => 0,
+            Some((link, gateway, connected)) => self.next_hop(link, gateway, connected, facts)?,
         };
         Ok(Class {
             next_hop,
@@ -182,39 +237,54 @@ impl Instance {
         })
     }
 
-    /// RIB, trie, stage 1: the order of a single route, a chunk at a time.
-    fn put_chunk(&mut self, chunk: &[Short], origin: Origin) -> Result<(), Error> {
-        let rib: Vec<(RibKey, RibEntry)> = chunk
-            .iter()
-            .map(|one| (rib_key_of(&one.prefix, origin), one.entry))
-            .collect();
-        let written = self.maps().rib.put_all(&rib);
+    /// RIB, then the stages: the order of a single route, a chunk at a time.
+    fn put_chunk(&mut self, chunk: &Short, ways: &mut Ways) -> Result<(), Error> {
+        let second = chunk.second.iter().map(|(prefix, _)| prefix);
+        self.counters_of(second, ways.origin, &mut ways.counters)?;
+        let written = self.maps().rib.put_all(&chunk.rib);
         written.map_err(|source| self.full_or("RIB", source))?;
-        let six = chunk.iter().filter(|one| one.prefix.family == 6);
-        let six: Vec<_> = six
-            .map(|one| (Key::new(64, one.prefix.address), one.fib))
-            .collect();
-        self.put_all("FIB", self.maps.fib6_fd.as_fd(), &six)?;
-        let four = chunk.iter().filter(|one| one.prefix.family == 4);
-        let four: Vec<_> = four
-            .map(|one| {
-                let a = one.prefix.address;
-                (Key::new(24, [a[0], a[1], a[2], a[3]]), one.fib)
-            })
-            .collect();
-        self.put_all("FIB", self.maps.fib4_fd.as_fd(), &four)?;
+        self.put_second(&chunk.second, ways)?;
         if let Some(table) = self.lines.table() {
-            for one in chunk {
-                // It has had its slot since `slot_for`.
-                let _ = table.put(one.key, one.class, false);
+            for (key, class) in &chunk.first {
+                // It has had its slot since `sort_out`.
+                let _ = table.put(*key, *class, false);
             }
         }
         Ok(())
     }
 
+    /// Those that are the trie's.
+    fn put_second(&mut self, chunk: &[(PrefixKey, Class)], ways: &Ways) -> Result<(), Error> {
+        let (mut six, mut four) = (Vec::new(), Vec::new());
+        for (prefix, class) in chunk {
+            self.trees.touch(prefix);
+            let counter = ways.counters.get(prefix).copied();
+            let entry = FibEntry {
+                prefix_length: prefix.length,
+                ..class.entry(prefix.family, counter.unwrap_or(FibEntry::UNCOUNTED))
+            };
+            let (length, a) = (u32::from(prefix.length), prefix.address);
+            if prefix.family == 6 {
+                six.push((Key::new(length, a), entry));
+            } else {
+                four.push((Key::new(length, [a[0], a[1], a[2], a[3]]), entry));
+            }
+        }
+        let six = self.put_all(self.maps.fib6_fd.as_fd(), &six);
+        let result = six.and_then(|()| self.put_all(self.maps.fib4_fd.as_fd(), &four));
+        if matches!(result, Err(Error::Full { .. })) {
+            // What is not in the trie has no route, or the next writer would fail as well.
+            for (prefix, _) in chunk {
+                if self.in_trie(prefix)?.is_none() {
+                    self.erase_rib(&rib_key_of(prefix, ways.origin))?;
+                }
+            }
+        }
+        result
+    }
+
     fn put_all<K: Pod, V: Pod>(
         &self,
-        name: &'static str,
         map: BorrowedFd<'_>,
         entries: &[(K, V)],
     ) -> Result<(), Error> {
@@ -223,7 +293,7 @@ impl Instance {
                 call: "bpf_map_update_batch",
                 io_error: error,
             });
-            self.full_or(name, source)
+            self.full_or("FIB", source)
         })
     }
 }

@@ -3,14 +3,15 @@
 //! A counter is the prefix's for good: it stays when the route changes, goes, and comes back.
 //! Only when every counter is taken are those of prefixes without any route given away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd as _;
 
 use aya::maps::{MapError, PerCpuValues};
 use netmesh_common::table::{FibEntry, Origin, PrefixCounters, PrefixKey};
 
 use super::fib::rib_key_of;
 use super::maps::{found, retry_memory};
-use super::{Error, Instance};
+use super::{Error, Instance, sys};
 
 /// Key of the first identity never given out: family 0 is no prefix.
 const HIGH_WATER: PrefixKey = PrefixKey {
@@ -54,6 +55,44 @@ impl Instance {
         };
         self.set_identity(prefix, id)?;
         Ok(id)
+    }
+
+    /// Gives those of these prefixes a counter that have none yet, and adds them to what is known.
+    /// When no counter is left that nobody has had, each is given one as by
+    /// [`counter_of`](Self::counter_of).
+    pub(super) fn counters_of<'a>(
+        &mut self,
+        prefixes: impl Iterator<Item = &'a PrefixKey>,
+        origin: Origin,
+        known: &mut BTreeMap<PrefixKey, u32>,
+    ) -> Result<(), Error> {
+        let new: BTreeSet<PrefixKey> = prefixes
+            .filter(|prefix| !known.contains_key(prefix))
+            .copied()
+            .collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let next = self.identity(&HIGH_WATER)?.unwrap_or(0);
+        let fresh = new
+            .len()
+            .min((self.maps.prefix_counters.len() - next) as usize);
+        if fresh != 0 {
+            // The mark first, as for one.
+            self.set_identity(&HIGH_WATER, next + fresh as u32)?;
+        }
+        let given: Vec<(PrefixKey, u32)> = new.iter().copied().zip(next..).take(fresh).collect();
+        sys::put_all(self.maps.counter_ids_fd.as_fd(), &given).map_err(|source| Error::Map {
+            map: "COUNTER_IDS",
+            action: "write it",
+            source: MapError::IoError(source),
+        })?;
+        known.extend(given);
+        for prefix in new.into_iter().skip(fresh) {
+            let id = self.counter_of(&prefix, origin)?;
+            known.insert(prefix, id);
+        }
+        Ok(())
     }
 
     /// A prefix has lost its last route.

@@ -1,5 +1,8 @@
 //! The RIB holds every origin's routes, the FIB the preferred one of each prefix.
 //!
+//! The FIB is the two stages of the table (see `netmesh_common::lines`); the RIB alone is complete
+//! and can make everything else anew.
+//!
 //! A route that comes is written to the RIB first; one that goes leaves the FIB first. So the
 //! FIB never holds a prefix the RIB does not know, and a writer that dies between the two leaves
 //! something `Instance::rebuild` can mend from the RIB alone. A prefix that changes is
@@ -11,7 +14,7 @@ use std::net::IpAddr;
 
 use aya::maps::MapError;
 use ipnet::IpNet;
-use netmesh_common::lines::{self, Class};
+use netmesh_common::lines::{self, Class, Place};
 use netmesh_common::table::{Action, FibEntry, Origin, PrefixKey, RibEntry, RibKey};
 
 use super::group::Way;
@@ -161,6 +164,7 @@ impl Instance {
     ) -> Result<(), Error> {
         let key = rib_key_of(&prefix_key(prefix), origin);
         let before = self.read_rib(&key)?;
+        self.room_for(&key.prefix)?;
         let (action, hop) = fate(route);
         self.note()?;
         let next_hop = match (hop, route) {
@@ -235,6 +239,9 @@ impl Instance {
     /// Makes the FIB agree with the RIB: a writer may have been killed between the two.
     pub(super) fn rebuild(&mut self) -> Result<(), Error> {
         self.take_up_the_other()?;
+        if self.trees.valid().is_none() {
+            self.trees.forget();
+        }
         let mut preferred = BTreeMap::<PrefixKey, (u8, RibEntry)>::new();
         self.maps.each_rib(|key, entry| {
             let best = preferred.entry(key.prefix).or_insert((key.origin, entry));
@@ -295,6 +302,21 @@ impl Instance {
         next_hops.put(maps, device, gateway, connected)
     }
 
+    /// The trie refuses what is too much by itself, stage 1 would not.
+    fn room_for(&self, prefix: &PrefixKey) -> Result<(), Error> {
+        let Place::Exact(key) = lines::place(prefix) else {
+            return Ok(());
+        };
+        let full = self.lines.table().is_some_and(|table| {
+            let there = table.get(key).is_some_and(|entry| entry.class.is_some());
+            !there && table.live() >= self.maps.route_capacity.into()
+        });
+        if full && self.preferred(prefix)?.is_none() {
+            return Err(self.full());
+        }
+        Ok(())
+    }
+
     /// Puts the preferred route of a prefix into the FIB, or takes the prefix out of it.
     fn publish(&mut self, prefix: &PrefixKey) -> Result<(), Error> {
         match self.preferred(prefix)? {
@@ -324,17 +346,23 @@ impl Instance {
                     Some(libc::ENOSPC | libc::E2BIG)
                 ) =>
             {
-                Error::Full {
-                    table: "the route table",
-                    capacity: self.maps.route_capacity.into(),
-                    remedy: "put aggregates in the place of what lies inside them",
-                }
+                self.full()
             }
             _ => Error::Map {
                 map,
                 action: "write it",
                 source,
             },
+        }
+    }
+}
+
+impl View {
+    fn full(&self) -> Error {
+        Error::Full {
+            table: "the route table",
+            capacity: self.maps.route_capacity.into(),
+            remedy: "put aggregates in the place of what lies inside them",
         }
     }
 }

@@ -1,8 +1,10 @@
 //! A new table in the place of stage 1, while packets are forwarded.
 //!
 //! ```text
-//!   copy ─► TABLES[new] ─► ACTIVE = new ─► every program on the old one has ended
+//!   copy ─► what finds no room, into the trie ─► TABLES[new] ─► ACTIVE = new
+//!        ─► every program on the old one has ended
 //!        ─► tallies of the old one to the new ─► TABLES[old] = none, memory is given back
+//!        ─► out of the trie what had found no room in the old table, and has in the new
 //! ```
 //! A reader asks the one or the other, each of them whole. It counts in the table it has asked,
 //! which stays until no program knows it any more. A writer that is killed leaves both: the next
@@ -12,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use netmesh_common::lines::tally::{self, Tally};
-use netmesh_common::lines::{Direction, NO_PIECE, Shape, prefix_of};
+use netmesh_common::lines::{self, Backing as _, Direction, NO_PIECE, Shape, prefix_of};
 use netmesh_common::table::PrefixCounters;
 
 use super::lines::{Classes, failed, random};
@@ -53,31 +55,56 @@ impl Instance {
             .entries()
             .filter_map(|entry| Some((entry.key, entry.class?, entry.longer)))
             .collect();
-        let classes = live.iter().map(|(_, class, _)| *class).max();
-        let room = live.len() as u64 + more.max(live.len() as u64 / 4);
+        let coming = self.come_in()?;
+        let classes = live.iter().map(|(_, class, _)| *class);
+        let classes = classes.chain(coming.iter().map(|(_, class)| *class)).max();
+        let room = (live.len() + coming.len()) as u64 + more.max(live.len() as u64 / 4);
         let shape = Shape::for_entries(room, class.max(classes.unwrap_or(0)), random()?);
         let next = 1 - self.lines.generation();
         self.make_table(next, shape)?;
         let table = self.lines.of(next);
+        let put =
+            |key, class, longer| table.is_some_and(|table| table.put(key, class, longer).is_ok());
         let mut homeless = Vec::new();
         for (key, class, longer) in live {
-            let put = table.and_then(|table| table.put(key, class, longer).ok());
-            if put.is_none() {
-                homeless.push(key);
+            if !put(key, class, longer) && !longer {
+                homeless.push((key, class));
             }
         }
-        // The trie answers for these from now on, so it must count them.
-        for key in homeless {
-            let prefix = prefix_of(key);
-            if let Some(mut entry) = self.in_trie(&prefix)? {
-                let origin = netmesh_common::table::Origin::from_u8(entry.origin);
-                let origin = origin.unwrap_or(netmesh_common::table::Origin::Kernel);
-                entry.counter = self.counter_of(&prefix, origin)?;
-                self.write_trie(&prefix, entry)?;
+        // The trie answers for these from the moment the new table is asked.
+        for (key, class) in homeless {
+            if let Some(class) = self.lines.class(class) {
+                lines::copy_out(self, key, class)?;
             }
         }
+        let table = self.lines.of(next);
+        let put =
+            |key, class, longer| table.is_some_and(|table| table.put(key, class, longer).is_ok());
+        let come: Vec<u64> = coming
+            .into_iter()
+            .filter_map(|(key, class)| put(key, class, false).then_some(key))
+            .collect();
         self.lines.set_generation(next);
+        self.left.extend(come);
         Ok(())
+    }
+
+    /// The keys that are in the trie for want of room here, and their classes.
+    fn come_in(&mut self) -> Result<Vec<(u64, u32)>, Error> {
+        let mut coming = Vec::new();
+        for (key, note) in self.notes()? {
+            let first = self.lines.table();
+            let first = first.is_some_and(|table| table.reader().find(key).is_some());
+            if note.inside != 0 || first {
+                continue;
+            }
+            if let Some(entry) = self.in_trie(&prefix_of(key))?
+                && let Some(index) = self.class(entry.class())?
+            {
+                coming.push((key, index));
+            }
+        }
+        Ok(coming)
     }
 
     /// Takes the tallies of the table that is not asked to where they belong, and frees it.
@@ -86,14 +113,19 @@ impl Instance {
         if self.lines.pieces(other) == 0 {
             return Ok(());
         }
-        // The kernel lets an update of this map return when no program runs any more that may
-        // have seen what was there before.
+        self.wait_for_readers()?;
+        self.take_up(other)?;
+        self.clear_table(other)
+    }
+
+    /// Returns when no program runs any more that may have seen what was there before.
+    pub(super) fn wait_for_readers(&mut self) -> Result<(), Error> {
+        // The kernel does so before an update of this map returns: `maybe_wait_bpf_programs` in
+        // kernel/bpf/syscall.c.
         let nobodys = self.maps.tables.get(&NO_PIECE, 0);
         let nobodys = nobodys.map_err(|source| failed("open a piece", source))?;
         let put = self.maps().tables.set(NO_PIECE, &nobodys, 0);
-        put.map_err(|source| failed("wait for its readers", source))?;
-        self.take_up(other)?;
-        self.clear_table(other)
+        put.map_err(|source| failed("wait for its readers", source))
     }
 
     fn take_up(&mut self, other: u32) -> Result<(), Error> {

@@ -11,13 +11,15 @@ use super::lines::{Classes, Lines};
 use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
+use super::trees::Trees;
 use super::{Error, load, sys};
 use netmesh_common::lines::Shape;
 
 /// How much an instance can hold, chosen when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Prefixes of each address family. Memory is taken as they come.
+    /// Prefixes: /64s and /24s together, and the others of each address family. Memory is taken as
+    /// they come.
     pub routes: u32,
     /// Prefixes that are counted; 32 bytes each for every CPU, taken at once.
     pub counters: u32,
@@ -50,6 +52,9 @@ pub struct Instance {
     pub(super) groups: Option<Groups>,
     pub(super) reclaim: Option<Reclaim>,
     classes: Classes,
+    pub(super) trees: Trees,
+    /// Keys that stage 1 answers for, and the trie still holds.
+    pub(super) left: Vec<u64>,
     /// The thread that was last seen to be in the namespace.
     inside: Option<ThreadId>,
     /// The note of a writer at work is there.
@@ -229,6 +234,7 @@ impl Instance {
         };
         let maps = Maps::open(&folder)?;
         let lines = Lines::open(&maps)?;
+        let trees = Trees::open(&maps)?;
         let mut instance = Self {
             next_hops: NextHops::read(&maps)?,
             noted: folder.is_dirty(),
@@ -241,6 +247,8 @@ impl Instance {
                 lines,
             },
             reclaim: None,
+            left: Vec::new(),
+            trees,
             inside: None,
             _lock: lock,
         };
@@ -256,7 +264,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         // A note that stays costs the next writer time, nothing else.
-        if self.noted && !self.torn {
+        if self.noted && !self.torn && self.retire().and_then(|()| self.plant()).is_ok() {
             let _ = self.view.folder.clear_dirty();
         }
     }

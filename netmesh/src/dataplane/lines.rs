@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::MapError;
 use netmesh_common::lines::{
-    Bucket, Class, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, NO_PIECE, PIECE, PIECES, Shape,
-    Table,
+    Bucket, Class, Entry, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, NO_PIECE, PIECE, PIECES,
+    Shape, Table,
 };
 
 use super::maps::Maps;
@@ -35,7 +35,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn open(maps: &Maps) -> Result<Self, Error> {
-        let map = |fd: &std::os::fd::OwnedFd, bytes| {
+        let map = |fd: &OwnedFd, bytes| {
             Mapping::new(fd.as_fd(), bytes).map_err(|error| fail("map it", error))
         };
         let mut lines = Self {
@@ -214,11 +214,16 @@ fn make(outer: BorrowedFd<'_>, generation: u32, shape: Shape) -> Result<Mapping,
 /// The table an instance begins with, in this process's memory.
 #[derive(Debug)]
 pub struct FirstTable {
+    outer: OwnedFd,
     memory: Mapping,
     header: [u64; HEADER],
 }
 
 impl FirstTable {
+    fn pin(&self, path: &Path) -> Result<(), Error> {
+        sys::pin(self.outer.as_fd(), path).map_err(|error| fail("pin it", error))
+    }
+
     /// The table, to be written by whoever has made it.
     #[must_use]
     pub fn table(&self) -> Option<Table<'_>> {
@@ -247,7 +252,9 @@ impl FirstTable {
 /// # Errors
 /// When the kernel refuses it, or the pin.
 pub fn make_tables(path: &Path) -> Result<FirstTable, Error> {
-    make_first(Shape::for_entries(0, 0, random()?), path)
+    let first = make_first(Shape::for_entries(0, 0, random()?))?;
+    first.pin(path)?;
+    Ok(first)
 }
 
 /// As [`make_tables`], with what the table that is asked says of these keys: for a program that must
@@ -257,21 +264,27 @@ pub(super) fn make_extract(lines: &Lines, keys: &[u64], path: &Path) -> Result<F
         keys.iter().filter_map(|key| table.get(*key)).collect()
     });
     let class = known.iter().filter_map(|entry| entry.class).max();
-    let shape = Shape::for_entries(known.len() as u64, class.unwrap_or(0), random()?);
-    let first = make_first(shape, path)?;
-    let table = first.table();
-    for (table, entry) in known.iter().filter_map(|entry| Some((table?, entry))) {
-        // Where there is no room for it the trie answers, as it would anywhere.
-        let _ = match entry.class {
-            Some(class) => table.put(entry.key, class, entry.longer),
-            None => table.reserve(entry.key),
+    let mut patience = 8;
+    loop {
+        let shape = Shape::for_entries(known.len() as u64, class.unwrap_or(0), random()?);
+        let first = make_first(shape)?;
+        let put = |entry: &Entry| {
+            first.table().is_some_and(|table| match entry.class {
+                Some(class) => table.put(entry.key, class, entry.longer).is_ok(),
+                None => table.reserve(entry.key).is_ok(),
+            })
         };
+        patience -= 1;
+        // Once in a million years a key has no place under these random numbers.
+        if known.iter().all(put) || patience == 0 {
+            first.pin(path)?;
+            return Ok(first);
+        }
     }
-    Ok(first)
 }
 
-/// The array of maps with an empty table as its first generation, pinned.
-fn make_first(shape: Shape, path: &Path) -> Result<FirstTable, Error> {
+/// The array of maps with an empty table as its first generation.
+fn make_first(shape: Shape) -> Result<FirstTable, Error> {
     let nobodys = LINES
         .piece()
         .map_err(|source| failed("make a piece", source))?;
@@ -280,9 +293,12 @@ fn make_first(shape: Shape, path: &Path) -> Result<FirstTable, Error> {
     sys::put(outer.as_fd(), &NO_PIECE, &piece.as_raw_fd())
         .map_err(|error| fail("put a piece into it", error))?;
     let memory = make(outer.as_fd(), 0, shape)?;
-    sys::pin(outer.as_fd(), path).map_err(|error| fail("pin it", error))?;
     let header = shape.header();
-    Ok(FirstTable { memory, header })
+    Ok(FirstTable {
+        outer,
+        memory,
+        header,
+    })
 }
 
 /// Numbers nobody can foresee.

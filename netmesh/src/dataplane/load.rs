@@ -15,7 +15,7 @@ use netmesh_common::lines::HEADER;
 use super::instance::Capacity;
 use super::lines::Lines;
 use super::pin::{Folder, NamespaceId};
-use super::{Error, growing, kernel_layout, lines, maps, probe};
+use super::{Error, growing, kernel_layout, lines, maps, probe, trees};
 
 /// The object built from `netmesh-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
@@ -41,8 +41,10 @@ pub(super) fn load(
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
     let first = lines::make_tables(&folder.map("TABLES"))?;
+    trees::make_memory(&folder.map("PIECES"))?;
     let mut ebpf = EbpfLoader::new()
         .map_pin_path("TABLES", folder.map("TABLES"))
+        .map_pin_path("PIECES", folder.map("PIECES"))
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
@@ -56,7 +58,8 @@ pub(super) fn load(
         .map_err(refused)?;
 
     set_header(&mut ebpf, first.header())?;
-    for name in maps::NAMES.into_iter().filter(|name| *name != "TABLES") {
+    let pinned = |name: &&str| ["TABLES", "PIECES"].contains(name);
+    for name in maps::NAMES.into_iter().filter(|name| !pinned(name)) {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }

@@ -8,7 +8,8 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
-use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES, PIECES};
+use netmesh_common::intervals;
+use netmesh_common::lines::{self, GENERATIONS, HEADER, MAX_CLASSES};
 use netmesh_common::table::{
     FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
     PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
@@ -38,7 +39,7 @@ pub(super) struct Maps {
     pub(super) port_counters: PerCpuArray<MapData, PortCounters>,
     pub(super) rib: Growing<RibKey, RibEntry>,
     pub(super) counter_ids: HashMap<MapData, PrefixKey, u32>,
-    /// How many prefixes lie inside one that stage 1 may hold.
+    /// What is noted of those that stage 1 may hold, but does not answer alone.
     pub(super) inside: Growing<u64, u32>,
     /// What the slots of tables that are gone had counted.
     pub(super) kept: Growing<u64, PrefixCounters>,
@@ -48,6 +49,11 @@ pub(super) struct Maps {
     pub(super) headers_fd: OwnedFd,
     /// The classes, to be mapped into memory.
     pub(super) classes_fd: OwnedFd,
+    /// Memory of the trees of stage 2.
+    pub(super) pieces: ArrayOfMaps<MapData>,
+    pub(super) pieces_fd: OwnedFd,
+    /// Their headers, to be mapped into memory.
+    pub(super) trees_fd: OwnedFd,
     /// What stage 1 has carried, to be read as a whole.
     carried_fd: OwnedFd,
     /// The tries again, to be written many at a time.
@@ -128,7 +134,7 @@ const FIB4: Shape = shape(
     None,
     BPF_F_NO_PREALLOC,
 );
-const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(PIECES), 0);
+const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(lines::PIECES), 0);
 const HEADERS: Shape = shape(
     "HEADERS",
     MapType::Array,
@@ -138,6 +144,22 @@ const HEADERS: Shape = shape(
     BPF_F_MMAPABLE,
 );
 const ACTIVE: Shape = shape("ACTIVE", MapType::Array, 4, 8, Some(1), BPF_F_MMAPABLE);
+const PIECES: Shape = shape(
+    "PIECES",
+    MapType::ArrayOfMaps,
+    4,
+    4,
+    Some(intervals::GENERATIONS * intervals::PIECES),
+    0,
+);
+const TREES: Shape = shape(
+    "TREES",
+    MapType::Array,
+    4,
+    8 * intervals::HEADER,
+    Some(intervals::GENERATIONS + 1),
+    BPF_F_MMAPABLE,
+);
 const CLASSES: Shape = shape(
     "CLASSES",
     MapType::Array,
@@ -256,13 +278,15 @@ const TRACE: Shape = shape(
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
 /// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 22] = [
+pub(super) const NAMES: [&str; 24] = [
     FIB6.name,
     FIB4.name,
     TABLES.name,
     HEADERS.name,
     ACTIVE.name,
     CLASSES.name,
+    PIECES.name,
+    TREES.name,
     CARRIED.name,
     KEPT.name,
     INSIDE.name,
@@ -319,9 +343,12 @@ impl Maps {
             headers_fd: checked(folder, &HEADERS)?,
             active_fd: checked(folder, &ACTIVE)?,
             classes_fd: checked(folder, &CLASSES)?,
+            carried_fd: checked(folder, &CARRIED)?,
+            pieces: typed(folder, &PIECES)?,
+            pieces_fd: raw(folder, &PIECES)?,
+            trees_fd: checked(folder, &TREES)?,
             fib6_fd: raw(folder, &FIB6)?,
             fib4_fd: raw(folder, &FIB4)?,
-            carried_fd: checked(folder, &CARRIED)?,
             tables_fd: raw(folder, &TABLES)?,
             next_hops_fd: raw(folder, &NEXT_HOPS)?,
             counter_ids_fd: raw(folder, &COUNTER_IDS)?,
@@ -347,7 +374,7 @@ impl Maps {
         self.rib.each(entry)
     }
 
-    /// Every key with prefixes inside, and how many, in no order.
+    /// Every key that something is noted of, in no order.
     pub(super) fn each_inside(&self, entry: impl FnMut(u64, u32)) -> Result<(), Error> {
         self.inside.each(entry)
     }

@@ -84,6 +84,35 @@ impl Kind {
         Ok(Some(memory))
     }
 
+    /// The pieces from `first` on, those that are not there yet made and put there.
+    pub(super) fn complete(
+        self,
+        outer: &ArrayOfMaps<MapData>,
+        again: BorrowedFd<'_>,
+        first: u32,
+        count: u32,
+    ) -> Result<Mapping, MapError> {
+        let memory = self.reserve(count)?;
+        let mut new = Vec::new();
+        for place in 0..count {
+            match outer.get(&(first + place), 0) {
+                Ok(piece) => self.place(&memory, place, &piece)?,
+                Err(error) if not_found(&error) => {
+                    let piece = self.piece()?;
+                    self.place(&memory, place, &piece)?;
+                    new.push((first + place, piece));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let entries: Vec<(u32, i32)> = new
+            .iter()
+            .map(|(place, piece)| (*place, piece.fd().as_fd().as_raw_fd()))
+            .collect();
+        sys::put_all(again, &entries).map_err(MapError::IoError)?;
+        Ok(memory)
+    }
+
     /// Gives the memory of these places back: one piece that is nobody's stands in all of them.
     pub(super) fn clear(
         outer: BorrowedFd<'_>,

@@ -2,6 +2,7 @@
 //! namespace and a bpffs of its own.
 
 mod attach;
+mod bulk;
 mod group;
 mod growing;
 mod instance;
@@ -10,4 +11,5 @@ mod lines;
 mod neighbour;
 mod route;
 mod traffic;
+mod trees;
 mod vlan;

@@ -40,12 +40,12 @@ struct Budget {
 }
 
 const XDP_BUDGET: Budget = Budget {
-    instructions: 100_000,
-    states: 3_000,
+    instructions: 200_000,
+    states: 4_000,
 };
 const TC_BUDGET: Budget = Budget {
-    instructions: 100_000,
-    states: 3_000,
+    instructions: 200_000,
+    states: 4_000,
 };
 const FOLLOWER_BUDGET: Budget = Budget {
     instructions: 2_000,

@@ -43,6 +43,15 @@ fn counted(instance: &Instance, prefix: IpNet) -> (u64, u64) {
     (row.to.packets, row.from.packets)
 }
 
+fn answered_first(instance: &Instance, prefix: IpNet) -> bool {
+    let table = instance.lines.table().unwrap();
+    table.reader().find(key(prefix)).is_some()
+}
+
+fn in_trie(instance: &Instance, prefix: IpNet) -> bool {
+    instance.in_trie(&prefix_key(prefix)).unwrap().is_some()
+}
+
 fn put(instance: &mut Instance, prefix: IpNet, route: &FibRoute) {
     // The route names no device.
     let nothing = NamespaceFacts::default();
@@ -84,8 +93,9 @@ fn growth_loses_no_prefix_and_no_packet() {
             let found = instance.get(prefix.addr(), &facts).unwrap().unwrap();
             assert_eq!((found.row.prefix, &found.row.route), (*prefix, route));
             assert!(!found.stale && found.counted, "{prefix}");
-            let reader = instance.lines.table().unwrap().reader();
-            firsts += usize::from(reader.find(key(*prefix)).is_some());
+            let first = answered_first(&instance, *prefix);
+            assert_eq!(in_trie(&instance, *prefix), !first, "{prefix}");
+            firsts += usize::from(first);
         }
         assert!(firsts * 100 > many.len() / 7 * 99, "stage 1 has {firsts}");
         for n in 0..10 {
@@ -156,13 +166,81 @@ fn a_prefix_with_longer_ones_inside_is_left_to_the_trie() {
         count(&instance, prefix, 3);
         assert_eq!(fib(&instance, longer).0, 64);
         assert!(fib(&instance, prefix).2);
+        assert!(!in_trie(&instance, prefix), "in one stage only");
         put(&mut instance, longer, &FibRoute::Punt);
         assert_eq!(fib(&instance, longer).0, 128);
         let (length, _, first, counter) = fib(&instance, prefix);
         assert!(length == 64 && !first && counter != FibEntry::UNCOUNTED);
+        assert!(in_trie(&instance, prefix));
         instance.remove_route(longer, Origin::Static).unwrap();
         assert_eq!(fib(&instance, longer).0, 64);
         assert!(fib(&instance, prefix).2, "stage 1 answers again");
+        drop(instance);
+        let mut instance = Instance::open(here()).unwrap().unwrap();
+        assert!(!in_trie(&instance, prefix), "readers have been waited for");
+        assert_eq!(instance.notes().unwrap(), []);
+        // While both hold it, all it can be changed to is seen at once.
+        for route in [FibRoute::Prohibit, FibRoute::Punt] {
+            put(&mut instance, longer, &FibRoute::Punt);
+            instance.remove_route(longer, Origin::Static).unwrap();
+            assert!(in_trie(&instance, prefix) && fib(&instance, prefix).2);
+            put(&mut instance, prefix, &route);
+            let found = instance.get(prefix.addr(), &facts()).unwrap().unwrap();
+            assert!(found.row.route == route && !found.stale);
+        }
+        instance.remove_route(prefix, Origin::Static).unwrap();
+        assert!(!in_trie(&instance, prefix) && !fib_has(&instance, prefix));
+        put(&mut instance, prefix, &FibRoute::Blackhole);
+        instance.retire().unwrap();
+        assert!(answered_first(&instance, prefix) && !in_trie(&instance, prefix));
         assert_eq!(counted(&instance, prefix), (3, 6));
+    });
+}
+
+fn fib_has(instance: &Instance, prefix: IpNet) -> bool {
+    let entry = instance.read_fib(&prefix_key(prefix)).unwrap();
+    entry.is_some_and(|entry| entry.prefix_length == prefix.prefix_len())
+}
+
+/// What the trie holds for want of room comes to stage 1 with a larger table, and what finds no
+/// room there is in the trie before that is asked.
+#[test]
+fn growth_moves_what_there_is_room_for() {
+    alone(|| {
+        let mut instance = Instance::create("one", here()).unwrap();
+        let full = instance.lines.table().unwrap().shape().full_at();
+        // More than half full, as no table is left: some find no room.
+        let many: Vec<IpNet> = (0..full - 1).map(net).collect();
+        let routes: Vec<_> = many
+            .iter()
+            .map(|prefix| (*prefix, FibRoute::Punt))
+            .collect();
+        instance
+            .put_routes(&routes, Origin::Static, &facts(), |_| {})
+            .unwrap();
+        // As if it had found no room.
+        let out: Vec<IpNet> = (0..3).map(net).collect();
+        for prefix in &out {
+            let class = netmesh_common::lines::Class {
+                next_hop: 0,
+                action: netmesh_common::table::Action::Punt as u8,
+                origin: Origin::Static as u8,
+            };
+            let key = key(*prefix);
+            netmesh_common::lines::copy_out(&mut instance, key, class).unwrap();
+            instance.lines.table().unwrap().kill(key);
+            assert!(in_trie(&instance, *prefix) && !answered_first(&instance, *prefix));
+        }
+        instance.renew(full, 0).unwrap();
+        for prefix in &out {
+            assert!(answered_first(&instance, *prefix) && in_trie(&instance, *prefix));
+        }
+        instance.retire().unwrap();
+        for prefix in &many {
+            let first = answered_first(&instance, *prefix);
+            assert!(in_trie(&instance, *prefix) != first, "{prefix}");
+            assert!(fib_has(&instance, *prefix));
+        }
+        assert!(out.iter().all(|prefix| answered_first(&instance, *prefix)));
     });
 }
