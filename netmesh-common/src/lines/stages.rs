@@ -15,7 +15,9 @@
 //! from the RIB, never too little.
 //!
 //! A reader that misses a prefix in stage 1, and comes to the trie only after further changes, has
-//! those without the prefix: as if they had been made in another order.
+//! those without the prefix: as if they had been made in another order. A prefix that leaves stage 1
+//! for the trie is in the trie before: readers find it in one of them as long as the CPU loads in
+//! order (x86-64); one that does not (arm64) may miss it for that moment.
 
 use super::{Class, Place, Table, place, prefix_of};
 use crate::table::{FibEntry, PrefixKey};
