@@ -16,6 +16,7 @@
 mod atomic;
 mod count;
 mod maps;
+mod scratch;
 mod tags;
 mod trace;
 mod wide;

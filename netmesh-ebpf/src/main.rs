@@ -17,6 +17,7 @@ mod count;
 mod follow;
 mod loss;
 mod maps;
+mod scratch;
 mod tags;
 mod tc;
 mod trace;

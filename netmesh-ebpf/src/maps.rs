@@ -18,11 +18,10 @@ use netmesh_common::table::{
     PORT_TRIES, Port, PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
     martian_key, port_place, vlan_key,
 };
-use netmesh_common::trace::outcome_code;
-use netmesh_common::verdict::{Forward, Outcome};
 use netmesh_common::view::TableView;
 
 use crate::atomic::Word;
+use crate::scratch;
 
 /// Routes a data plane can hold unless its loader says otherwise.
 const MAX_ROUTES: u32 = 1 << 20;
@@ -100,44 +99,6 @@ static KEPT: HashMap<u64, PrefixCounters> =
     HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
 #[map]
 static INSIDE: HashMap<u64, u32> = HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
-
-/// What a program has decided, off its stack: with all it calls it has 512 bytes.
-pub(crate) struct Decision {
-    /// Where the packet goes.
-    pub(crate) forward: Forward,
-    code: u8,
-}
-
-impl Decision {
-    /// The code of the outcome, through memory: what follows is then the same for the verifier
-    /// whatever the outcome was, and it looks at it once instead of once for every reason.
-    #[inline(always)]
-    pub(crate) fn code(&mut self, outcome: Outcome) -> u8 {
-        let place = &raw mut self.code;
-        // SAFETY: the place is the map's own; volatile, or the compiler would leave memory out.
-        unsafe {
-            place.write_volatile(outcome_code(outcome));
-            place.read_volatile()
-        }
-    }
-}
-
-// Not pinned: nobody else looks at it.
-#[map]
-static DECISION: PerCpuArray<Decision> = PerCpuArray::with_max_entries(1, 0);
-
-// Nor at this.
-#[map]
-static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
-
-/// This CPU's. Programs run with bottom halves off, none inside another.
-#[inline(always)]
-pub(crate) fn decision() -> Option<&'static mut Decision> {
-    let pointer = DECISION.get_ptr_mut(0)?;
-    // SAFETY: the map owns the value, which only this CPU uses; its first zeros are values of all
-    // its fields (`Family::V6`, `false`), and only whole ones are written later.
-    Some(unsafe { &mut *pointer })
-}
 
 /// The tables as the decision sees them.
 pub(crate) struct Tables;
@@ -225,7 +186,11 @@ impl TableView for Tables {
 fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
     let (upper, lower, family) = address.halves();
     let to = u32::from(direction == Direction::To);
-    FibEntry::from_word(forgotten(entry_of(upper, lower, family | to << TO)))
+    FibEntry::from_word(scratch::forgotten(entry_of(
+        upper,
+        lower,
+        family | to << TO,
+    )))
 }
 
 /// [`Group::leads_to`], 1 or 0.
@@ -317,20 +282,6 @@ pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
         }
     }
     trie_hit(upper, lower, kind)
-}
-
-/// The same value, of which the verifier knows nothing any more: it would otherwise follow the rest
-/// of the program once for every place where it may have been found.
-#[inline(always)]
-fn forgotten(value: u64) -> u64 {
-    let Some(place) = SCRATCH.get_ptr_mut(0) else {
-        return value;
-    };
-    // SAFETY: the map's own, and this CPU's alone; volatile, or the compiler would leave memory out.
-    unsafe {
-        place.write_volatile(value);
-        place.read_volatile()
-    }
 }
 
 /// What the tree says of a key: a word, 0 for nothing, or that the trie is to be asked. A function

@@ -20,7 +20,7 @@ use netmesh_common::vlan;
 
 use crate::atomic::opaque;
 use crate::trace::Told;
-use crate::{count, maps, tags, trace, wide};
+use crate::{count, maps, scratch, tags, trace, wide};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -145,7 +145,7 @@ fn tell(context: *mut c_void, words: (u64, u64)) {
 pub(crate) fn run(context: &TcContext) -> i32 {
     // SAFETY: the context points at the buffer this program was called with.
     let device = unsafe { (*context.skb.skb).ifindex };
-    let Some(decision) = maps::decision() else {
+    let Some(decision) = scratch::decision() else {
         return TC_ACT_UNSPEC;
     };
     let mut ingress = Ingress::new(false);

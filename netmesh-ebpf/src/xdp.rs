@@ -19,7 +19,7 @@ use netmesh_common::view::{Ingress, PacketView, TableView};
 use netmesh_common::vlan;
 
 use crate::trace::Told;
-use crate::{count, maps, tags, trace, wide};
+use crate::{count, maps, scratch, tags, trace, wide};
 
 /// What every host takes (RFC 791 section 3.1), in bytes: links that carry less are not known.
 const ALWAYS_FITS: u32 = 576;
@@ -157,7 +157,7 @@ fn ask(context: *mut c_void, ifindex: u32, length: u32) -> i64 {
 #[inline(always)]
 pub(crate) fn run<T: TableView, const COUNTED: bool>(context: &XdpContext, tables: &T) -> u32 {
     let device = context.ingress_ifindex() as u32;
-    let Some(decision) = maps::decision() else {
+    let Some(decision) = scratch::decision() else {
         return xdp_action::XDP_PASS;
     };
     let mut frame = Frame::new(context);
