@@ -7,6 +7,7 @@ mod config;
 mod confirm;
 mod counters;
 mod dataplane;
+mod dataplane_arguments;
 mod doctor;
 pub mod exit;
 mod explain;

@@ -1,5 +1,7 @@
 //! `netmesh dataplane`.
 
+use std::path::Path;
+
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
 use serde::Serialize;
@@ -9,6 +11,8 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::{bytes, table};
 use crate::dataplane::counters::PortCountersRow;
+use crate::dataplane::object::Object;
+use crate::dataplane::pin::Folder;
 use crate::dataplane::{self, Instance, View};
 use crate::doctor;
 use crate::doctor::judge::Severity;
@@ -168,7 +172,11 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
             attach(ports, *hook, *sources, martians, *dry_run, out).await
         }
         Some(Dataplane::Detach { ports, dry_run }) => detach(ports, *dry_run, out).await,
-        Some(Dataplane::Upgrade { all, dry_run }) => upgrade(*all, *dry_run, out),
+        Some(Dataplane::Upgrade {
+            all,
+            object,
+            dry_run,
+        }) => upgrade(*all, object.as_deref(), *dry_run, out),
         Some(Dataplane::Status) | None => status(out).await,
     }
 }
@@ -285,7 +293,13 @@ async fn attach(
 
 async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
     let facts = Kernel::default().facts(&Namespace::Node).await?;
-    let Some(mut instance) = Instance::open(identity(&Namespace::Node)?)? else {
+    let id = identity(&Namespace::Node)?;
+    if ports.is_empty()
+        && let Some((layout, folder)) = Folder::find_other(id)?
+    {
+        return detach_other(layout, &folder, dry_run, out);
+    }
+    let Some(mut instance) = Instance::open(id)? else {
         out_text(out, "no data plane serves this namespace: nothing to do\n")?;
         return Ok(Exit::Done);
     };
@@ -313,6 +327,28 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         instance.detach(name, &facts)?;
     }
     show(&instance, &facts, out)
+}
+
+/// Takes away a data plane that another netmesh has made.
+fn detach_other(
+    layout: u32,
+    folder: &Folder,
+    dry_run: bool,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let name = &folder.name;
+    if dry_run {
+        out_text(
+            out,
+            &format!("dataplane detach {name} of layout {layout}\n"),
+        )?;
+        return Ok(Exit::Done);
+    }
+    folder.discard_other()?;
+    let text =
+        format!("data plane {name} of layout {layout} is detached: the kernel forwards alone\n");
+    out_text(out, &text)?;
+    Ok(Exit::Done)
 }
 
 /// Every name is that of a port.
@@ -347,15 +383,24 @@ fn by_hand(instance: &View, facts: &NamespaceFacts) -> Result<String, Failure> {
     })
 }
 
-/// One instance after the other: each runs old or new programs, never none.
-fn upgrade(all: bool, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
+/// One instance after the other: each runs old or new programs on all its ports, never none.
+fn upgrade(
+    all: bool,
+    object: Option<&Path>,
+    dry_run: bool,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let object = match object {
+        Some(path) => Object::read(path).map_err(Failure::rejected)?,
+        None => Object::default(),
+    };
     let mut namespaces = vec![Namespace::Node];
     if all {
         let names = netns::list()?.into_iter();
         let ours = names.filter(|name| name.starts_with(NAMESPACE_PREFIX));
         namespaces.extend(ours.map(Namespace::Named));
     }
-    let mut done = Vec::new();
+    let mut done: Vec<String> = Vec::new();
     for namespace in namespaces {
         let id = identity(&namespace)?;
         let upgraded = netns::run_in(&namespace, || -> Result<_, dataplane::Error> {
@@ -365,16 +410,20 @@ fn upgrade(all: bool, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> 
             let Some(mut instance) = Instance::open(id)? else {
                 return Ok(None);
             };
-            instance.upgrade(id)?;
+            instance.upgrade(id, &object)?;
             Ok(Some(instance.name().to_owned()))
         })?;
         let name = upgraded.map_err(|error| {
-            let error = anyhow::Error::new(error).context(format!("upgrade in {namespace}"));
-            Failure::failed(
-                error,
-                "every port goes on with the programs it had, or with the new ones where they \
-                 were put before",
-            )
+            let before = match done.as_slice() {
+                [] => String::new(),
+                names => format!(" (done: {})", names.join(", ")),
+            };
+            let state = match error {
+                dataplane::Error::HalfUpgraded { .. } => "old and new programs run side by side",
+                _ => "every port goes on with the programs it had",
+            };
+            let context = format!("upgrade in {namespace}{before}");
+            Failure::failed(anyhow::Error::new(error).context(context), state)
         })?;
         done.extend(name);
     }
