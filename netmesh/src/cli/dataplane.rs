@@ -1,5 +1,6 @@
 //! `netmesh dataplane`.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -72,6 +73,8 @@ pub(super) struct InstanceReport {
     pub(super) counters: Vec<PortCountersRow>,
     pub(super) routes: usize,
     pub(super) unresolved: usize,
+    /// Next hops that groups do without until they have proved themselves.
+    pub(super) withdrawn: BTreeSet<String>,
 }
 
 impl InstanceReport {
@@ -100,6 +103,10 @@ impl InstanceReport {
                 .iter()
                 .filter(|row| row.resolved == Some(false))
                 .count(),
+            withdrawn: routes
+                .iter()
+                .flat_map(|row| row.withdrawn.iter().cloned())
+                .collect(),
         })
     }
 
@@ -140,6 +147,11 @@ impl InstanceReport {
             self.unresolved,
             table(&header, rows, &[3, 4, 5, 6, 7])
         );
+        for hop in &self.withdrawn {
+            text.push_str(&format!(
+                "note: next hop {hop} has failed and is withdrawn\n"
+            ));
+        }
         for port in &self.ports {
             for (prefix, is_martian) in &port.martians {
                 let not = if *is_martian { "a" } else { "no" };

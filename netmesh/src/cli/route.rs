@@ -170,8 +170,15 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
     let lines = rows
         .iter()
         .map(|row| {
+            let shown = if row.active {
+                row.withdrawn.as_slice()
+            } else {
+                &[]
+            };
+            let withdrawn = shown.join(", ");
             let note = match (row.active, row.resolved) {
                 (false, _) => "not preferred",
+                (true, _) if !withdrawn.is_empty() => "withdrawn: ",
                 (true, Some(false)) if matches!(row.route, FibRoute::Paths(_)) => {
                     "a next hop unresolved: its flows go by the others"
                 }
@@ -182,7 +189,7 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
                 row.prefix.to_string(),
                 row.route.to_string(),
                 origin_name(row.origin).to_owned(),
-                note.to_owned(),
+                format!("{note}{withdrawn}"),
             ]
         })
         .collect();
