@@ -31,8 +31,8 @@ fn group() -> (Group, Hops) {
         count: 3,
         ..Group::default()
     };
-    for (n, bucket) in (0_u8..).zip(&mut group.buckets) {
-        *bucket = n % 3;
+    for (n, bucket) in group.buckets.iter_mut().enumerate() {
+        *bucket = (n % 3) as u8;
     }
     for (n, member) in (1..).zip(&mut group.members[..3]) {
         *member = Member {
@@ -80,7 +80,7 @@ fn where_no_other_is_left_one_that_is_withdrawn_is_better_than_none() {
     hops.0
         .iter_mut()
         .for_each(|hop| hop.flags |= NextHop::WITHDRAWN);
-    for (hash, next_hop) in (0..).zip(all(&group, &hops)) {
+    for (hash, next_hop) in (0_u64..).zip(all(&group, &hops)) {
         assert_eq!(next_hop, u32::from(hash as u8) % 3 + 1, "its own");
     }
 }
