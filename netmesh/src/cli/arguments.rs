@@ -340,6 +340,7 @@ pub enum Route {
     #[command(visible_alias = "show")]
     List {
         /// Only routes inside this prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: Option<IpNet>,
     },
     /// The longest match for an address.
@@ -362,12 +363,14 @@ pub enum Route {
     /// Print the routes of `add` and `import`, as `import` takes them.
     Export {
         /// Only routes inside this prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: Option<IpNet>,
     },
     /// Remove a route.
     #[command(visible_alias = "delete")]
     Del {
         /// The prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: IpNet,
         /// Show what would be done and touch nothing.
         #[arg(long)]
@@ -391,6 +394,7 @@ pub struct RouteSpec {
 #[derive(Debug, Args)]
 pub struct Counters {
     /// Only these prefixes, and those inside them.
+    #[arg(value_name = "PREFIX", value_parser = prefix_or_address)]
     pub prefixes: Vec<IpNet>,
     /// Repeat every so many seconds.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
@@ -399,8 +403,8 @@ pub struct Counters {
     /// Only the busiest N, by bytes.
     #[arg(long, value_name = "N")]
     pub top: Option<usize>,
-    /// Per port: why packets were dropped or left to the kernel.
-    #[arg(long)]
+    /// Per port: why packets were dropped or left to the kernel. Ports do not tell prefixes apart.
+    #[arg(long, conflicts_with_all = ["prefixes", "top"])]
     pub drops: bool,
 }
 
@@ -443,12 +447,21 @@ pub struct Explain {
     pub dport: u16,
 }
 
-/// A prefix, or an address as the prefix that holds nothing else.
+/// A prefix, or an address as the prefix that holds nothing else. Bits behind the length are a slip
+/// of the pen: whoever wrote them may mean either.
 fn prefix_or_address(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse()
+    let prefix: IpNet = text
+        .parse()
         .or_else(|_| address())
-        .map_err(|_| "neither a prefix nor an address".to_owned())
+        .map_err(|_| "neither a prefix nor an address".to_owned())?;
+    if prefix != prefix.trunc() {
+        return Err(format!(
+            "host bits are set; the prefix is {}",
+            prefix.trunc()
+        ));
+    }
+    Ok(prefix)
 }
 
 /// What is in a packet.

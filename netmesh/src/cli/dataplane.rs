@@ -1,6 +1,6 @@
 //! `netmesh dataplane`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use ipnet::IpNet;
@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::arguments::{Dataplane, Hook as HookArgument, SourcesArgument};
 use super::exit::{Exit, Failure};
+use super::neighbours;
 use super::output::Output;
 use super::table::{bytes, table};
 use crate::dataplane::counters::PortCountersRow;
@@ -127,6 +128,7 @@ impl InstanceReport {
                     bytes(counters.map_or(0, |row| row.forwarded.bytes)),
                     number(&|row| row.punted.iter().map(|reason| reason.packets).sum()),
                     number(&|row| row.dropped.iter().map(|reason| reason.packets).sum()),
+                    number(&|row| row.redirect_failed),
                 ]
             })
             .collect();
@@ -139,13 +141,14 @@ impl InstanceReport {
             "bytes",
             "to kernel",
             "dropped",
+            "lost",
         ];
         let mut text = format!(
             "data plane {}: {} routes, {} next hops unresolved\n{}",
             self.name,
             self.routes,
             self.unresolved,
-            table(&header, rows, &[3, 4, 5, 6, 7])
+            table(&header, rows, &[3, 4, 5, 6, 7, 8])
         );
         for hop in &self.withdrawn {
             text.push_str(&format!(
@@ -195,7 +198,7 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
 
 /// What the two options say together.
 fn list(
-    sources: SourcesArgument,
+    sources: Option<SourcesArgument>,
     martians: &[IpNet],
     not_martians: &[IpNet],
 ) -> Result<Martians, Failure> {
@@ -206,7 +209,7 @@ fn list(
         ("--not-martian", not_martians, false),
     ] {
         for prefix in prefixes {
-            if sources != SourcesArgument::External {
+            if sources != Some(SourcesArgument::External) {
                 return rejected(format!(
                     "{option} {prefix}: martians are stopped where a port faces the outside; add \
                      --sources external"
@@ -229,16 +232,16 @@ fn list(
 async fn attach(
     ports: &[String],
     hook: Option<HookArgument>,
-    sources: SourcesArgument,
+    sources: Option<SourcesArgument>,
     martians: Martians,
     dry_run: bool,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
     let facts = Kernel::default().facts(&Namespace::Node).await?;
-    let sources = match sources {
-        SourcesArgument::Any => Sources::Any,
-        SourcesArgument::Behind => Sources::Behind,
-        SourcesArgument::External => Sources::External,
+    let id = identity(&Namespace::Node)?;
+    let before = match View::open(id)? {
+        Some(view) => attached(&view, &facts)?,
+        None => BTreeMap::new(),
     };
     let mut wanted = Vec::new();
     for name in ports {
@@ -257,10 +260,15 @@ async fn attach(
             None if device.mac.is_none() => Hook::Tc,
             None => Hook::Xdp,
         };
-        let martians = martians.clone();
-        let port = Port {
-            martians,
-            ..Port::new(hook, sources)
+        let port = match (sources, before.get(name)) {
+            (None, Some(before)) => Port {
+                hook,
+                ..before.clone()
+            },
+            (sources, _) => Port {
+                martians: martians.clone(),
+                ..Port::new(hook, believed(sources))
+            },
         };
         wanted.push((name, port));
     }
@@ -270,22 +278,20 @@ async fn attach(
         }
         return Ok(Exit::Done);
     }
-    let id = identity(&Namespace::Node)?;
     let (mut instance, new) = match Instance::open(id)? {
         Some(instance) => (instance, false),
         None => (Instance::create(BY_HAND, id)?, true),
     };
     instance.set_connected(&facts)?;
-    for (name, port) in wanted {
-        if let Err(error) = instance.attach(name, &port, &facts) {
-            if !new {
-                return Err(Failure::failed(
-                    error,
-                    "ports attached before it stay attached",
-                ));
+    let mut done = Vec::new();
+    for (name, port) in &wanted {
+        done.push(name.as_str());
+        if let Err(error) = instance.attach(name, port, &facts) {
+            if new {
+                instance.delete()?;
+                return Err(Failure::failed(error, "nothing is attached"));
             }
-            instance.delete()?;
-            return Err(Failure::failed(error, "nothing is attached"));
+            return Err(put_back(&mut instance, &done, &before, &facts, error));
         }
     }
     instance.repair(&facts)?;
@@ -301,6 +307,47 @@ async fn attach(
         }
     }
     show(&instance, &facts, out)
+}
+
+/// The ports of an instance and how they are attached.
+fn attached(view: &View, facts: &NamespaceFacts) -> Result<BTreeMap<String, Port>, Failure> {
+    let rows = view.ports(facts)?.into_iter();
+    Ok(rows.filter_map(|row| Some((row.name?, row.port))).collect())
+}
+
+fn believed(sources: Option<SourcesArgument>) -> Sources {
+    match sources {
+        None | Some(SourcesArgument::Any) => Sources::Any,
+        Some(SourcesArgument::Behind) => Sources::Behind,
+        Some(SourcesArgument::External) => Sources::External,
+    }
+}
+
+/// Makes ports what they were before one of them refused: all of them, or none.
+fn put_back(
+    instance: &mut Instance,
+    changed: &[&str],
+    before: &BTreeMap<String, Port>,
+    facts: &NamespaceFacts,
+    error: dataplane::Error,
+) -> Failure {
+    let mut left = Vec::new();
+    for name in changed.iter().rev() {
+        let back = match before.get(*name) {
+            Some(port) => instance.attach(name, port, facts),
+            None => instance.detach(name, facts),
+        };
+        left.extend(back.is_err().then_some(*name));
+    }
+    if left.is_empty() {
+        return Failure::failed(error, "every port is what it was");
+    }
+    let context = format!("{} could not be put back", left.join(", "));
+    let error = anyhow::Error::new(error).context(context);
+    Failure::failed(
+        error,
+        "these ports are changed, the others are what they were",
+    )
 }
 
 async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
@@ -328,7 +375,9 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
     }
     if ports.is_empty() {
         let name = instance.name().to_owned();
+        let gateways = neighbours::by_hand(&instance, &facts)?;
         instance.delete()?;
+        neighbours::let_go(&gateways).await?;
         out_text(
             out,
             &format!("data plane {name} is detached: the kernel forwards alone{lost}\n"),

@@ -16,9 +16,10 @@ pub enum Dataplane {
         /// Where the program sits; by the port's kind when left out.
         #[arg(long, value_enum)]
         hook: Option<Hook>,
-        /// Which sources are believed.
-        #[arg(long, value_enum, default_value_t = SourcesArgument::Any)]
-        sources: SourcesArgument,
+        /// Which sources are believed; left out, a port that is attached keeps its own, with its
+        /// martians, and any other believes all.
+        #[arg(long, value_enum)]
+        sources: Option<SourcesArgument>,
         /// With `--sources external`: a prefix that must not cross, besides the special-purpose
         /// ones (RFC 6890); give it several times.
         #[arg(long = "martian", value_name = "PREFIX")]
