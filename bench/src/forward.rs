@@ -4,8 +4,10 @@
 //! Every way to forward has a port of its own into the router, so that nothing is attached or
 //! detached between two measurements; they take turns in every round.
 
+mod born;
 mod clock;
 mod programs;
+mod variants;
 mod wires;
 
 use anyhow::Context as _;
@@ -18,6 +20,7 @@ use crate::report::Cell;
 use crate::sets::Set;
 use crate::usage::{Cpu, Usage};
 use programs::Programs;
+use variants::{Variants, WHOLE};
 use wires::{EGRESS, KERNEL_EGRESS, PORTS, Wires};
 
 /// Rounds that count; one before them warms up.
@@ -26,6 +29,10 @@ const ROUNDS: usize = 11;
 const PACKETS: u32 = 200_000;
 /// From so many routes on it makes a difference which are asked for how often.
 const ZIPF: usize = 1_000_000;
+/// Destinations of packets of a socket.
+const BORN_STREAM: usize = 1 << 18;
+/// Numbers of routes at which parts are left out.
+const PARTS_OF: [usize; 2] = [1, 1_000_000];
 /// Next hops of the routes, in turn.
 pub(crate) const NEXT_HOPS: usize = 16;
 
@@ -37,8 +44,23 @@ struct Way {
     port: usize,
     /// Our first stage is taken away.
     former: bool,
+    /// The program that takes the place of ours.
+    variant: Option<&'static str>,
+    /// What runs on the other CPU.
+    beside: Beside,
+    /// The packets are a socket's.
+    born: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    Nothing,
     /// Routes are changed all the while.
-    churned: bool,
+    Writer,
+    /// All counters are read.
+    Reader,
+    /// A trace is asked for.
+    Watcher,
 }
 
 const fn way(name: &'static str, port: usize) -> Way {
@@ -46,7 +68,30 @@ const fn way(name: &'static str, port: usize) -> Way {
         name,
         port,
         former: false,
-        churned: false,
+        variant: None,
+        beside: Beside::Nothing,
+        born: false,
+    }
+}
+
+const fn beside(name: &'static str, beside: Beside) -> Way {
+    Way {
+        beside,
+        ..way(name, PORTS.ours)
+    }
+}
+
+const fn without(name: &'static str, port: usize, program: &'static str) -> Way {
+    Way {
+        variant: Some(program),
+        ..way(name, port)
+    }
+}
+
+const fn born(name: &'static str, port: usize) -> Way {
+    Way {
+        born: true,
+        ..way(name, port)
     }
 }
 
@@ -55,10 +100,7 @@ const OURS: &str = "netmesh, everything on";
 const XDP: [Way; 8] = [
     way(OURS, PORTS.ours),
     way("netmesh, sources not checked", PORTS.any),
-    Way {
-        churned: true,
-        ..way("netmesh, a writer on the other CPU", PORTS.ours)
-    },
+    beside("netmesh, a writer on the other CPU", Beside::Writer),
     way("dropped at once", PORTS.drop),
     way("redirected without a look-up", PORTS.redirect),
     Way {
@@ -69,11 +111,43 @@ const XDP: [Way; 8] = [
     way("the kernel", PORTS.kernel),
 ];
 
+/// What each part costs, and what disturbs.
+const PARTS: [Way; 7] = [
+    way(OURS, PORTS.ours),
+    without(
+        "without counters of prefixes",
+        PORTS.ours,
+        "bench_uncounted",
+    ),
+    without(
+        "without classes of addresses",
+        PORTS.ours,
+        "bench_unclassed",
+    ),
+    without(
+        "without a look-up of sources",
+        PORTS.any,
+        "bench_sourceless",
+    ),
+    beside("a trace of other packets on", Beside::Watcher),
+    beside("all counters read on the other CPU", Beside::Reader),
+    way("redirected without a look-up", PORTS.redirect),
+];
+
 const TC: [Way; 4] = [
     way(OURS, PORTS.ours_tc),
     way("dropped at once", PORTS.drop_tc),
     way("redirected without a look-up", PORTS.redirect_tc),
     way("the kernel", PORTS.kernel),
+];
+
+/// Packets of a socket, which XDP must make frames of first.
+const BORN: [Way; 5] = [
+    born(OURS, PORTS.ours_tc),
+    born("dropped at once", PORTS.drop_tc),
+    born("redirected without a look-up", PORTS.redirect_tc),
+    born("netmesh behind XDP", PORTS.ours),
+    born("the kernel", PORTS.kernel),
 ];
 
 /// What one way took, in nanoseconds a packet, source and sink included.
@@ -151,10 +225,16 @@ pub(crate) fn measure(
         programs.set_stream(&stream);
         let what = ("XDP", traffic);
         take_turns(&wires, &mut programs, what, &set, &XDP, rows)?;
+        if traffic == "uniform" && PARTS_OF.contains(&routes) {
+            let what = ("XDP, part by part", traffic);
+            take_turns(&wires, &mut programs, what, &set, &PARTS, rows)?;
+        }
     }
     programs.set_stream(&set.uniform(length));
     programs.sink(&wires, EGRESS, true)?;
-    take_turns(&wires, &mut programs, ("TC", "uniform"), &set, &TC, rows)
+    take_turns(&wires, &mut programs, ("TC", "uniform"), &set, &TC, rows)?;
+    let what = ("TC, packets of a socket", "uniform");
+    take_turns(&wires, &mut programs, what, &set, &BORN, rows)
 }
 
 /// Seconds to put a set into a trie as whoever uses the system call would.
@@ -186,16 +266,34 @@ fn take_turns(
     rows: &mut Vec<Row>,
 ) -> anyhow::Result<()> {
     let routes = set.keys.len();
+    let stream = set.uniform(BORN_STREAM);
+    let mut variants = Variants::load(programs.object(), wires)?;
     let mut times = vec![Vec::new(); ways.len()];
     for round in 0..=ROUNDS {
         for (way, times) in ways.iter().zip(&mut times) {
             wires.take_first_stage_away(way.former)?;
-            let writer = way.churned.then(|| wires.writer(set)).transpose()?;
-            let time = programs
-                .send(wires, way.port, PACKETS)
-                .with_context(|| format!("{hook}, {routes} routes, {}", way.name))?;
-            if let Some(writer) = writer {
-                writer.end()?;
+            let beside = match way.beside {
+                Beside::Nothing => None,
+                Beside::Writer => Some(wires.writer(set)?),
+                Beside::Reader => Some(wires.reader()?),
+                Beside::Watcher => Some(wires.watcher()?),
+            };
+            let port = wires.index("rtr", &format!("r{}", way.port))?;
+            if let Some(variant) = way.variant {
+                variants.put(variant, port)?;
+            }
+            let sent = if way.born {
+                let (count, keys) = (PACKETS as usize, &stream);
+                programs.send_born(wires, way.port, keys, count)
+            } else {
+                programs.send(wires, way.port, PACKETS)
+            };
+            let time = sent.with_context(|| format!("{hook}, {routes} routes, {}", way.name))?;
+            if way.variant.is_some() {
+                variants.put(WHOLE, port)?;
+            }
+            if let Some(beside) = beside {
+                beside.end()?;
             }
             if round > 0 {
                 times.push(time);

@@ -10,8 +10,8 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader, Pod};
-use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
-use netmesh_common::lines::{Bucket, Class, HEADER, Shape, Table};
+use aya_obj::generated::{BPF_F_MMAPABLE, bpf_map_type};
+use netmesh_common::lines::{Bucket, Class, HEADER, PIECE, Shape, Table};
 use netmesh_common::table::FibEntry;
 
 use crate::memory::Mapping;
@@ -179,7 +179,7 @@ fn entry(n: usize) -> FibEntry {
 
 /// A table of stage 1 with a set in it.
 pub(crate) struct Stage1 {
-    data: MapData,
+    pieces: Vec<MapData>,
     header: [u64; HEADER],
     /// Some in ten thousand find no room there: those the trie must have.
     homeless: Vec<usize>,
@@ -188,18 +188,14 @@ pub(crate) struct Stage1 {
 /// Makes one and fills it.
 pub(crate) fn make_table(set: &Set) -> anyhow::Result<Stage1> {
     let shape = shape(set)?;
-    let obj = aya_obj::Map::new_from_params(
-        bpf_map_type::BPF_MAP_TYPE_ARRAY as u32,
-        4,
-        size_of::<Bucket>() as u32,
-        shape.buckets(),
-        BPF_F_MMAPABLE | BPF_F_INNER_MAP,
-    );
-    let data = MapData::create(obj, "bench_lines", None)?;
-    let memory = Mapping::new(
-        data.fd().as_fd(),
-        shape.buckets() as usize * size_of::<Bucket>(),
-    )?;
+    let bytes = PIECE * size_of::<Bucket>();
+    let pieces = (0..shape.pieces()).map(|_| {
+        let kind = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        let map = aya_obj::Map::new_from_params(kind, 4, bytes as u32, 1, BPF_F_MMAPABLE);
+        MapData::create(map, "bench_lines", None)
+    });
+    let pieces = pieces.collect::<Result<Vec<_>, _>>()?;
+    let memory = Mapping::of_pieces(&pieces, bytes)?;
     let table = Table::make(memory.words(), shape).context("no table")?;
     let mut homeless = Vec::new();
     for (n, key) in set.keys.iter().enumerate() {
@@ -207,10 +203,9 @@ pub(crate) fn make_table(set: &Set) -> anyhow::Result<Stage1> {
             homeless.push(n);
         }
     }
-    let header = table.header();
     Ok(Stage1 {
-        data,
-        header,
+        pieces,
+        header: shape.header(),
         homeless,
     })
 }
@@ -222,7 +217,7 @@ fn shape(set: &Set) -> anyhow::Result<Shape> {
 /// Gives the programs stage 1.
 fn fill_table(ebpf: &mut Ebpf, set: &Set) -> anyhow::Result<Vec<usize>> {
     let Stage1 {
-        data,
+        pieces,
         header,
         homeless,
     } = make_table(set)?;
@@ -240,7 +235,9 @@ fn fill_table(ebpf: &mut Ebpf, set: &Set) -> anyhow::Result<Vec<usize>> {
     headers.set(0, header, 0)?;
     let mut tables: ArrayOfMaps<_, MapData> =
         ebpf.map_mut("TABLES").context("TABLES")?.try_into()?;
-    tables.set(0, &data, 0)?;
+    for (place, piece) in (0..).zip(&pieces) {
+        tables.set(place, piece, 0)?;
+    }
     Ok(homeless)
 }
 

@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use kernel::{Filled, Kernel, STREAM};
@@ -45,6 +46,9 @@ const METHODS: [(&str, &str); 6] = [
 /// `netmesh-bench FILE WHAT SIZE…`: the file whose tables are replaced, `look-ups` or `forwarding`,
 /// and numbers of prefixes.
 fn main() -> anyhow::Result<()> {
+    // The pieces of a large table are more than a process may usually hold.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let mut arguments = std::env::args().skip(1);
     let file = PathBuf::from(arguments.next().context("which file?")?);
     let what = arguments.next().context("look-ups or forwarding?")?;

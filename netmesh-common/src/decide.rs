@@ -16,7 +16,7 @@ use crate::flow;
 use crate::group;
 use crate::header::{self, Family, Header};
 use crate::table::{Action, FibEntry, Link, NextHop, Origin, Port};
-use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Verdict};
+use crate::verdict::{DropReason, Forward, Outcome, PuntReason, Refusal, Stations, Verdict};
 use crate::view::{Fit, Ingress, PacketView, TableView};
 
 /// Decides.
@@ -125,21 +125,20 @@ fn cross<P: PacketView, T: TableView>(
         .filter(same)
         .ok_or(PuntReason::Unresolved)?;
     let layer3 = next_hop.flags & NextHop::LAYER3 != 0;
-    let destination_mac = if layer3 {
+    let link = Link(next_hop.link);
+    if layer3 {
         if ingress.frames_only {
             return Err(PuntReason::EgressNotAPort.into());
         }
-        [0; 6]
-    } else {
-        Link(next_hop.link).mac().ok_or(PuntReason::Unresolved)?
-    };
+    } else if !link.is_resolved() {
+        return Err(PuntReason::Unresolved.into());
+    }
     let vlan = egress_tag(&next_hop, ingress, table)?;
     *forward = Forward {
         ifindex: next_hop.ifindex,
         layer3,
         vlan,
-        destination_mac,
-        source_mac: next_hop.source_mac,
+        stations: Stations::new(link, next_hop.source_mac),
         offset: offset as u32,
         length: ip.length,
         family: ip.family,
@@ -267,17 +266,21 @@ fn check_destination<T: TableView>(
     ingress: &Ingress,
     table: &T,
 ) -> Result<(), Refusal> {
+    let wanted = to.prefix_length != 0
+        && (to.origin == Origin::Object as u8 || to.origin == Origin::Static as u8);
+    let may_leave = to.prefix_length == 0;
+    let may_enter = ingress.port.flags & Port::EXTERNAL != 0 && !wanted;
+    // Most packets do neither, and most others are of no martian: nothing is looked up for those.
+    if !may_leave && !may_enter {
+        return Ok(());
+    }
     if ingress.port.flags & Port::LISTED == 0 && !table.is_martian(destination) {
         return Ok(());
     }
-    let wanted = to.prefix_length != 0
-        && (to.origin == Origin::Object as u8 || to.origin == Origin::Static as u8);
-    let leaves = to.prefix_length == 0
+    let leaves = may_leave
         && is_external(next_hop.ifindex, table)
         && is_martian(destination, next_hop.ifindex, ingress, table);
-    let enters = ingress.port.flags & Port::EXTERNAL != 0
-        && !wanted
-        && is_martian(destination, ingress.ifindex, ingress, table);
+    let enters = may_enter && is_martian(destination, ingress.ifindex, ingress, table);
     if leaves || enters {
         return Err(DropReason::Martian.into());
     }

@@ -149,9 +149,9 @@ pub fn ethernet<P: PacketView>(packet: &P, ingress: &Ingress) -> Result<(usize, 
     if ingress.port.vlan == TOO_DEEP {
         return Err(DropReason::SourceInvalid.into());
     }
-    let header: [u8; ETHERNET] = packet.load(0).ok_or(PuntReason::Malformed)?;
-    let [d0, d1, d2, d3, d4, d5, _, _, _, _, _, _, mut t0, mut t1] = header;
-    if [d0, d1, d2, d3, d4, d5] != ingress.port.mac {
+    let mut ethertype = packet.pair(TAG_OFFSET).ok_or(PuntReason::Malformed)?;
+    let [first] = packet.words(0).ok_or(PuntReason::Malformed)?;
+    if first >> 16 != ingress.port.station() {
         return Err(PuntReason::NotForUs.into());
     }
     if let Some((_, control)) = packet.tag_beside()
@@ -161,10 +161,10 @@ pub fn ethernet<P: PacketView>(packet: &P, ingress: &Ingress) -> Result<(usize, 
     }
     let mut offset = ETHERNET;
     if P::TAG_IN_DATA && ingress.tagged {
-        [t0, t1] = packet.load(ETHERNET + 2).ok_or(PuntReason::Malformed)?;
+        ethertype = packet.pair(ETHERNET + 2).ok_or(PuntReason::Malformed)?;
         offset += TAG;
     }
-    match u16::from_be_bytes([t0, t1]) {
+    match ethertype {
         ETHERTYPE_IPV6 => Ok((offset, Family::V6)),
         ETHERTYPE_IPV4 => Ok((offset, Family::V4)),
         ETHERTYPE_VLAN | ETHERTYPE_QINQ if ingress.port.is_checked() => {
@@ -223,17 +223,15 @@ pub fn version<P: PacketView>(packet: &P) -> Result<Family, PuntReason> {
 /// The reason why the packet is the kernel's.
 #[inline(always)]
 pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
-    let [version, _, _, _, l0, l1, next_header, hop_limit]: [u8; 8] =
-        packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let source = packet.load(offset + 8).ok_or(PuntReason::Malformed)?;
-    let destination = packet.load(offset + 24).ok_or(PuntReason::Malformed)?;
-    if version >> 4 != 6 {
+    let [first, s0, s1, d0, d1] = packet.words(offset).ok_or(PuntReason::Malformed)?;
+    if first >> 60 != 6 {
         return Err(PuntReason::Malformed);
     }
-    let length = u16::from_be_bytes([l0, l1]) as usize + 40;
+    let (next_header, hop_limit) = ((first >> 8) as u8, first as u8);
     // Router alert, jumbo payload and the temporary header of BIG TCP all live here: then the
     // payload length need not be what it seems.
     let options = next_header == HOP_BY_HOP;
+    let length = usize::from((first >> 16) as u16) + 40;
     let available = packet.length().wrapping_sub(offset);
     if !options && length > available {
         return Err(PuntReason::Malformed);
@@ -241,8 +239,8 @@ pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
     let wire = on_the_wire(packet, offset, length, 40, next_header);
     Ok(Header {
         family: Family::V6,
-        source: Address::V6(source),
-        destination: Address::V6(destination),
+        source: Address::V6(s0, s1),
+        destination: Address::V6(d0, d1),
         hop_limit,
         oddity: if options {
             Oddity::OPTIONS
@@ -262,24 +260,23 @@ pub fn ipv6<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
 /// The reason why the packet is the kernel's.
 #[inline(always)]
 pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReason> {
-    let fixed: [u8; 20] = packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let [version, _, l0, l1, _, _, _, _, ttl, protocol, c0, c1]: [u8; 12] =
-        packet.load(offset).ok_or(PuntReason::Malformed)?;
-    let source = packet.load(offset + 12).ok_or(PuntReason::Malformed)?;
-    let destination = packet.load(offset + 16).ok_or(PuntReason::Malformed)?;
-    if version >> 4 != 4 || version & 0x0f < 5 {
+    let fixed: [u32; 5] = packet.halves(offset).ok_or(PuntReason::Malformed)?;
+    let [first, _, third, source, destination] = fixed;
+    let header_length = first >> 24 & 0x0f;
+    if first >> 28 != 4 || header_length < 5 {
         return Err(PuntReason::Malformed);
     }
-    let options = version & 0x0f != 5;
-    let length = u16::from_be_bytes([l0, l1]);
+    let options = header_length != 5;
+    let length = first as u16;
+    let (ttl, protocol) = ((third >> 24) as u8, (third >> 16) as u8);
     let available = packet.length().wrapping_sub(offset);
     let is_valid = options || checksum::is_valid(&fixed);
     if (length as usize) < 20 || length as usize > available || !is_valid {
         return Err(PuntReason::Malformed);
     }
     let wire = on_the_wire(packet, offset, length as usize, 20, protocol);
-    let old = u16::from_be_bytes([ttl, protocol]);
-    let new = u16::from_be_bytes([ttl.wrapping_sub(1), protocol]);
+    let old = (third >> 16) as u16;
+    let new = old.wrapping_sub(1 << 8);
     Ok(Header {
         family: Family::V4,
         source: Address::V4(source),
@@ -292,7 +289,7 @@ pub fn ipv4<P: PacketView>(packet: &P, offset: usize) -> Result<Header, PuntReas
         },
         length: u32::from(length),
         wire,
-        next_checksum: checksum::update(u16::from_be_bytes([c0, c1]), old, new),
+        next_checksum: checksum::update(third as u16, old, new),
     })
 }
 

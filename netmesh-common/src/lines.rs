@@ -1,13 +1,16 @@
 //! Stage 1 of the table: exact match on the upper 64 bits of IPv6 and the upper 24 of IPv4.
 //!
 //! ```text
-//!  one array map          one bucket: three lines of the cache
+//!  one table              one bucket: three lines of the cache
 //!  ┌──────────────┐       ┌──────────────────────────────────────────────────────────┐
 //!  │ 0   header   │       │ eight entries: tag (64-k) │ choice │ longer │ class (k-2) │
 //!  │ 1.. 2^k      │       │ eight tallies of packets towards them                      │
 //!  │     buckets  │       │ eight tallies of packets from them                         │
 //!  └──────────────┘       └──────────────────────────────────────────────────────────┘
 //! ```
+//! Its memory comes in pieces of one size, an array map each, in an array of maps: look-ups of such
+//! arrays are part of a program, where one of an array of any size is a call.
+//!
 //! A keyed bijection spreads the key over 64 bits: the upper k choose the bucket, the rest is the
 //! tag. A key that finds its bucket full goes to a second one, chosen by the tag, and says so in
 //! its choice bit. So bucket, tag and choice give back the key: a match is exact, though the key
@@ -53,13 +56,26 @@ pub const MAX_BITS: u32 = 24;
 pub const MAX_CLASSES: u32 = 1 << 16;
 /// Tables there can be at a time: the one in use, and its successor or predecessor.
 pub const GENERATIONS: u32 = 2;
+/// Logarithm of the buckets in a piece of a table's memory.
+pub const PIECE_BITS: u32 = 11;
+/// Buckets in a piece: 384 KiB, a whole number of pages.
+pub const PIECE: usize = 1 << PIECE_BITS;
+/// Most pieces of one table: its header takes one more.
+pub const MAX_PIECES: u32 = (1 << (MAX_BITS - PIECE_BITS)) + 1;
+/// Where a piece lies that stands in the place of those that are gone: to empty a place costs the
+/// kernel a grace period, to write many one for all of them.
+pub const NO_PIECE: u32 = GENERATIONS * MAX_PIECES;
+/// Places for pieces, [`NO_PIECE`] included.
+pub const PIECES: u32 = NO_PIECE + 1;
 
-/// Value of the array map.
+/// What a piece is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Bucket(pub [u64; WORDS]);
 
 const _: () = assert!(size_of::<Bucket>() == 192);
+// A value of 4 MiB is the largest that all kernels take.
+const _: () = assert!((PIECE * size_of::<Bucket>()).is_multiple_of(4096));
 
 /// Which end of a packet is looked up, and which tally counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,20 +92,11 @@ pub enum Direction {
 #[inline(always)]
 #[must_use]
 pub const fn key_of(address: &Address) -> Option<u64> {
-    match address {
-        Address::V6(a) => {
-            match u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]) {
-                key if key >> 56 == V4_KEYS >> 56 => None,
-                key => Some(key),
-            }
-        }
-        Address::V4(a) => Some(key_v4(*a)),
+    match *address {
+        Address::V6(upper, _) if upper >> 56 == V4_KEYS >> 56 => None,
+        Address::V6(upper, _) => Some(upper),
+        Address::V4(address) => Some(V4_KEYS | (address >> 8) as u64),
     }
-}
-
-#[inline(always)]
-const fn key_v4(a: [u8; 4]) -> u64 {
-    V4_KEYS | (u32::from_be_bytes(a) >> 8) as u64
 }
 
 const V4_KEYS: u64 = 0xff << 56;
@@ -135,10 +142,10 @@ pub enum Place {
 /// Where a prefix stands to stage 1.
 #[must_use]
 pub const fn place(prefix: &PrefixKey) -> Place {
-    let a = prefix.address;
+    let [a, b, c, d, e, f, g, h, ..] = prefix.address;
+    let upper = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
     let key = match prefix.family {
-        6 => key_of(&Address::V6(a)),
-        4 => Some(key_v4([a[0], a[1], a[2], a[3]])),
+        6 | 4 => key_of(&Address::of_halves(upper, 0, prefix.family as u32)),
         _ => None,
     };
     let exact = exact_length(prefix.family);
@@ -161,24 +168,41 @@ pub struct Class {
 }
 
 impl Class {
-    /// As it stands in the table; never 0, which is a free place.
+    /// As it stands in the table; never 0, which is a free place. It is what the words of all entries
+    /// of the class have in common ([`FibEntry::word`]), so that nothing has to be taken apart.
     #[must_use]
     pub const fn word(self) -> u64 {
-        self.next_hop as u64 | (self.action as u64) << 32 | (self.origin as u64) << 40 | 1 << 63
+        FibEntry {
+            next_hop: self.next_hop,
+            action: self.action,
+            origin: self.origin,
+            counter: 0,
+            prefix_length: 0,
+            reserved: [0; 5],
+        }
+        .word()
     }
 
     /// The class behind a word; `None` for a free place.
     #[inline(always)]
     #[must_use]
     pub const fn from_word(word: u64) -> Option<Self> {
-        if word == 0 {
-            return None;
+        match FibEntry::from_word(word) {
+            Some(entry) => Some(Self {
+                next_hop: entry.next_hop,
+                action: entry.action,
+                origin: entry.origin,
+            }),
+            None => None,
         }
-        Some(Self {
-            next_hop: word as u32,
-            action: (word >> 32) as u8,
-            origin: (word >> 40) as u8,
-        })
+    }
+
+    /// The word of [`entry`](Self::entry) for a class that stands in the table as `word`, which is not
+    /// 0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn entry_word(word: u64, family: u8, counter: u32) -> u64 {
+        word | FibEntry::varying(counter, exact_length(family))
     }
 
     /// The entry of a prefix of this class that stage 1 holds.
@@ -257,10 +281,37 @@ impl Shape {
         Self { bits, keys }
     }
 
-    /// Buckets of the whole array map.
+    /// Buckets of the whole table, its header included.
     #[must_use]
     pub const fn buckets(&self) -> u32 {
         1 + (1 << self.bits)
+    }
+
+    /// Pieces that they take.
+    #[must_use]
+    pub const fn pieces(&self) -> u32 {
+        self.buckets().div_ceil(1 << PIECE_BITS)
+    }
+
+    /// The same of the first word of a header; 0 of one that is none.
+    #[must_use]
+    pub const fn pieces_of(bits: u64) -> u32 {
+        if bits < MIN_BITS as u64 || bits > MAX_BITS as u64 {
+            return 0;
+        }
+        let keys = [0; 4];
+        Self {
+            bits: bits as u32,
+            keys,
+        }
+        .pieces()
+    }
+
+    /// The words of a header that readers need.
+    #[must_use]
+    pub const fn header(&self) -> [u64; HEADER] {
+        let [k0, k1, k2, k3] = self.keys;
+        [self.bits as u64, k0, k1, k2, k3, 0, 0, 0]
     }
 
     /// The highest class that fits an entry.
@@ -333,7 +384,7 @@ const fn inverse(odd: u64) -> u64 {
     x
 }
 
-/// The array map as a reader sees it.
+/// A table as a reader sees it.
 pub trait Buckets {
     /// A bucket that is there.
     type Bucket;

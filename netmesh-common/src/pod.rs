@@ -3,8 +3,8 @@
 use crate::group::Group;
 use crate::lines::Bucket;
 use crate::table::{
-    FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PrefixCounters,
-    PrefixKey, RibEntry, RibKey,
+    FibEntry, NeighbourKey, NeighbourLayout, NextHop, Port, PortCounters, PortPlace,
+    PrefixCounters, PrefixKey, RibEntry, RibKey,
 };
 use crate::trace::TraceFilter;
 
@@ -16,4 +16,4 @@ macro_rules! pod {
     )+};
 }
 
-pod!(Bucket FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PrefixCounters PrefixKey RibEntry RibKey TraceFilter);
+pod!(Bucket FibEntry Group NeighbourKey NeighbourLayout NextHop Port PortCounters PortPlace PrefixCounters PrefixKey RibEntry RibKey TraceFilter);

@@ -1,7 +1,7 @@
 //! What forwarding changes in a packet: hop limit or TTL, IPv4 checksum, link-layer header.
 
 use crate::header::{ETHERNET, ETHERTYPE_VLAN, Family, SHORTEST_FRAME};
-use crate::verdict::Forward;
+use crate::verdict::{Forward, Stations};
 use crate::vlan::TAG;
 
 /// A packet as its host changes it. `None` means that the change was not possible; but for
@@ -19,7 +19,7 @@ pub trait PacketEdit {
     fn resize_header(&mut self, from: usize, to: usize) -> Option<()>;
 
     /// Writes the Ethernet header at offset 0.
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()>;
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()>;
 
     /// Writes behind the Ethernet header; `offset` counts from the start of the packet.
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()>;
@@ -50,9 +50,9 @@ pub fn rewrite<E: PacketEdit>(packet: &mut E, forward: &Forward) -> Option<()> {
         offset = header;
         let family = forward.family.ethertype();
         if forward.vlan == 0 {
-            packet.store_ethernet(ethernet(forward, family))?;
+            packet.store_ethernet(forward.stations, family)?;
         } else {
-            packet.store_ethernet(ethernet(forward, ETHERTYPE_VLAN))?;
+            packet.store_ethernet(forward.stations, ETHERTYPE_VLAN)?;
             let [c0, c1] = forward.vlan.to_be_bytes();
             let [t0, t1] = family.to_be_bytes();
             packet.store_ip(ETHERNET, [c0, c1, t0, t1])?;
@@ -74,12 +74,4 @@ const fn egress_header(forward: &Forward) -> usize {
     } else {
         ETHERNET + TAG
     }
-}
-
-#[inline(always)]
-fn ethernet(forward: &Forward, ethertype: u16) -> [u8; ETHERNET] {
-    let [a, b, c, d, e, f] = forward.destination_mac;
-    let [g, h, i, j, k, l] = forward.source_mac;
-    let [t0, t1] = ethertype.to_be_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l, t0, t1]
 }

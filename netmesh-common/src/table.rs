@@ -26,7 +26,7 @@
 use crate::class::Address;
 
 /// Layout version: part of the pin path. Change it whenever a type below changes.
-pub const LAYOUT: u32 = 4;
+pub const LAYOUT: u32 = 5;
 
 /// Most ports one data plane instance can hold.
 pub const MAX_PORTS: u32 = 64;
@@ -160,12 +160,18 @@ impl FibEntry {
         } else {
             (1 << Self::NEXT_HOP) - 1
         };
-        self.counter as u64
+        Self::varying(self.counter, self.prefix_length)
             | next_hop << 32
-            | (self.prefix_length as u64) << 45
             | Self::code(self.action) << 53
             | Self::code(self.origin) << 58
             | 1 << 63
+    }
+
+    /// The part of a word in which entries of one class differ.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn varying(counter: u32, prefix_length: u8) -> u64 {
+        counter as u64 | (prefix_length as u64) << 45
     }
 
     #[inline(always)]
@@ -252,6 +258,20 @@ impl Link {
         Self(u64::from_le_bytes(bytes) | Self::RESOLVED)
     }
 
+    /// The bytes of the address alone, the first one lowest.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0 & ((1 << 48) - 1)
+    }
+
+    /// The neighbour's address is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_resolved(self) -> bool {
+        self.0 & Self::RESOLVED != 0
+    }
+
     /// The link-layer address, if it is known.
     #[must_use]
     pub const fn mac(self) -> Option<[u8; 6]> {
@@ -275,7 +295,35 @@ pub struct NeighbourKey {
     pub address: [u8; 16],
 }
 
-/// Value of the port map, keyed by interface index.
+/// Places in the table of ports.
+pub const PORT_PLACES: u32 = 256;
+
+/// Places a port may stand at: so few ports as there can be always find one, unless their interface
+/// indexes were chosen to collide.
+pub const PORT_TRIES: u32 = 4;
+
+/// The places of the port with this interface index, by number of the attempt. An array of our own
+/// rather than a hash map: to look into one is part of a program, not a call.
+#[inline(always)]
+#[must_use]
+pub const fn port_place(ifindex: u32, attempt: u32) -> u32 {
+    ifindex.wrapping_add(attempt) % PORT_PLACES
+}
+
+/// Value of the table of ports. Each of its three words changes by itself; the first one comes last
+/// and goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct PortPlace {
+    /// Interface index; 0 marks a free place.
+    pub ifindex: u32,
+    /// Reserved, zero.
+    pub reserved: u32,
+    /// The port.
+    pub port: Port,
+}
+
+/// What a program must know of a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Port {
@@ -299,6 +347,14 @@ impl Port {
         mac: [0; 6],
         vlan: 0,
     };
+
+    /// The port's own link-layer address as a number.
+    #[inline(always)]
+    #[must_use]
+    pub const fn station(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac;
+        (u32::from_be_bytes([a, b, c, d]) as u64) << 16 | u16::from_be_bytes([e, f]) as u64
+    }
 
     /// Not every source is believed.
     #[inline(always)]
@@ -333,25 +389,22 @@ pub const MARTIAN_SCOPE: u32 = 64;
 #[must_use]
 pub const fn martian_key(ifindex: u32, address: &Address) -> [u32; 6] {
     let (upper, lower, family) = address.halves();
-    let [a, b, c, d, e, f, g, h] = upper.to_ne_bytes();
-    let [i, j, k, l, m, n, o, p] = lower.to_ne_bytes();
     [
         ifindex.to_be(),
         family.to_be(),
-        u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
-        u32::from_ne_bytes([i, j, k, l]),
-        u32::from_ne_bytes([m, n, o, p]),
+        ((upper >> 32) as u32).to_be(),
+        (upper as u32).to_be(),
+        ((lower >> 32) as u32).to_be(),
+        (lower as u32).to_be(),
     ]
 }
 
 /// Interface index and address of a [`martian_key`].
 #[must_use]
-pub const fn martian_of([ifindex, family, one, two, three, four]: [u32; 6]) -> (u32, Address) {
-    let ([a, b, c, d], [e, f, g, h]) = (one.to_ne_bytes(), two.to_ne_bytes());
-    let upper = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    let ([a, b, c, d], [e, f, g, h]) = (three.to_ne_bytes(), four.to_ne_bytes());
-    let lower = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+pub const fn martian_of(words: [u32; 6]) -> (u32, Address) {
+    let [ifindex, family, one, two, three, four] = words;
+    let upper = (u32::from_be(one) as u64) << 32 | u32::from_be(two) as u64;
+    let lower = (u32::from_be(three) as u64) << 32 | u32::from_be(four) as u64;
     let address = Address::of_halves(upper, lower, u32::from_be(family));
     (u32::from_be(ifindex), address)
 }
@@ -482,6 +535,7 @@ const _: () = {
     assert!(size_of::<NextHop>() == 40);
     assert!(size_of::<NeighbourKey>() == 24);
     assert!(size_of::<Port>() == 16);
+    assert!(size_of::<PortPlace>() == 24);
     assert!(size_of::<PrefixCounters>() == 32);
     assert!(size_of::<PortCounters>() == 32 + 16 * REASONS);
     assert!(size_of::<PrefixKey>() == 20);

@@ -4,6 +4,7 @@
 //! documentation are all generated from this file.
 
 use crate::header::Family;
+use crate::table::Link;
 
 /// The outcome of [`decide`](crate::decide::decide()).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,10 +57,8 @@ pub struct Forward {
     pub ifindex: u32,
     /// The egress device has no link-layer header (WireGuard, tun).
     pub layer3: bool,
-    /// Destination link-layer address; meaningless when `layer3`.
-    pub destination_mac: [u8; 6],
-    /// Source link-layer address; meaningless when `layer3`.
-    pub source_mac: [u8; 6],
+    /// Both link-layer addresses; meaningless when `layer3`.
+    pub stations: Stations,
     /// VID of the tag that the frame must carry; 0 for none.
     pub vlan: u16,
     /// Offset of the IP header in the packet as it came in: 14, 18 behind a tag, or 0.
@@ -82,14 +81,47 @@ pub struct Forward {
     pub bytes: u64,
 }
 
+/// Destination and source of an Ethernet header, as the two words that lie there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stations {
+    /// The first eight bytes, in memory's order.
+    pub first: u64,
+    /// The next four.
+    pub second: u32,
+}
+
+impl Stations {
+    /// From a source to a destination.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(destination: Link, source: [u8; 6]) -> Self {
+        let [a, b, c, d, e, f] = source;
+        let upper = u16::from_le_bytes([a, b]) as u64;
+        Self {
+            first: u64::from_le(destination.bytes() | upper << 48),
+            second: u32::from_ne_bytes([c, d, e, f]),
+        }
+    }
+
+    /// Their twelve bytes.
+    #[must_use]
+    pub const fn bytes(self) -> [u8; 12] {
+        let [a, b, c, d, e, f, g, h] = self.first.to_ne_bytes();
+        let [i, j, k, l] = self.second.to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l]
+    }
+}
+
 impl Forward {
     /// Before a decision.
     pub const EMPTY: Self = Self {
         ifindex: 0,
         layer3: false,
         vlan: 0,
-        destination_mac: [0; 6],
-        source_mac: [0; 6],
+        stations: Stations {
+            first: 0,
+            second: 0,
+        },
         offset: 0,
         length: 0,
         family: Family::V6,

@@ -22,6 +22,33 @@ pub trait PacketView {
     /// Copies `N` bytes from `offset`; `None` when the packet is shorter.
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
 
+    /// Words of 8 bytes from `offset`, network order; `None` when the packet is shorter. A host in the
+    /// kernel has to say how to load them at once, wherever they lie, as the next two.
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let mut words = [0; N];
+        for (n, word) in words.iter_mut().enumerate() {
+            *word = u64::from_be_bytes(self.load(offset + 8 * n)?);
+        }
+        Some(words)
+    }
+
+    /// Words of 4 bytes.
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let mut words = [0; N];
+        for (n, word) in words.iter_mut().enumerate() {
+            *word = u32::from_be_bytes(self.load(offset + 4 * n)?);
+        }
+        Some(words)
+    }
+
+    /// Two bytes.
+    #[inline(always)]
+    fn pair(&self, offset: usize) -> Option<u16> {
+        self.load(offset).map(u16::from_be_bytes)
+    }
+
     /// [`vlan::walk`], for a host to give it a stack of its own: that of a program is full.
     fn walk(&self, own: bool) -> u32
     where

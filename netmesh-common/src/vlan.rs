@@ -132,7 +132,7 @@ fn first_vid<P: PacketView>(packet: &P) -> u16 {
             _ => 0,
         };
     }
-    match packet.load(TAG_OFFSET).and_then(tag) {
+    match packet.halves(TAG_OFFSET).and_then(tag) {
         Some((_, 0)) => packet.vid_behind(),
         Some((ETHERTYPE_VLAN, vid)) => vid,
         _ => 0,
@@ -146,7 +146,7 @@ pub fn vid_behind<P: PacketView>(packet: &P) -> u16 {
     let mut offset = TAG_OFFSET;
     for _ in 0..MAX_TAGS {
         offset += TAG;
-        match packet.load(offset).and_then(tag) {
+        match packet.halves(offset).and_then(tag) {
             Some((_, 0)) => {}
             Some((ETHERTYPE_VLAN, vid)) => return vid,
             _ => return 0,
@@ -157,8 +157,9 @@ pub fn vid_behind<P: PacketView>(packet: &P) -> u16 {
 
 /// EtherType and VID of a tag, if that is what these bytes are.
 #[inline(always)]
-fn tag([p0, p1, c0, c1]: [u8; TAG]) -> Option<(u16, u16)> {
-    let protocol = u16::from_be_bytes([p0, p1]);
-    let vid = u16::from_be_bytes([c0, c1]) & VID;
-    (protocol == ETHERTYPE_VLAN || protocol == ETHERTYPE_QINQ).then_some((protocol, vid))
+const fn tag([word]: [u32; 1]) -> Option<(u16, u16)> {
+    match ((word >> 16) as u16, word as u16 & VID) {
+        (protocol @ (ETHERTYPE_VLAN | ETHERTYPE_QINQ), vid) => Some((protocol, vid)),
+        _ => None,
+    }
 }

@@ -14,7 +14,12 @@
 #![expect(dead_code, reason = "not all that forwards is measured by itself")]
 
 mod atomic;
+mod count;
 mod maps;
+mod tags;
+mod trace;
+mod wide;
+mod xdp;
 
 use core::arch::asm;
 
@@ -26,8 +31,8 @@ use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use aya_ebpf::programs::{TcContext, XdpContext};
 use netmesh_common::class::Address;
 use netmesh_common::lines::{Buckets, Direction, find};
-use netmesh_common::table::FibEntry;
-use netmesh_common::view::TableView as _;
+use netmesh_common::table::{FibEntry, NextHop, Port};
+use netmesh_common::view::TableView;
 
 /// Addresses of the stream; the loader may use fewer of them, a power of two.
 const STREAM_LENGTH: u32 = 1 << 20;
@@ -98,17 +103,17 @@ macro_rules! method {
 
 method!(bench_nothing, |_context, _state, key| key & 1);
 method!(bench_table, |_context, _state, key| {
-    let found = maps::Tables.lookup(&Address::V6(address(key)));
+    let found = maps::Tables.lookup(&Address::V6(key, 1));
     u64::from(found.map_or(0, |entry| entry.next_hop))
 });
 method!(bench_stage, |_context, _state, key| maps::first_hit(key, 1)
     & 0xffff_ffff);
 method!(bench_entries, |_context, _state, key| {
-    let hit = maps::stage(0).and_then(|stage| find(&Entries(stage), key, Direction::To));
+    let hit = find(&Entries(maps::Stage(0)), key, Direction::To);
     u64::from(hit.map_or(0, |hit| hit.class))
 });
 method!(bench_trie, |_context, _state, key| {
-    let found = maps::second_stage(&Address::V6(address(key)));
+    let found = maps::second_stage(&Address::V6(key, 1));
     u64::from(found.map_or(0, |entry| entry.next_hop))
 });
 method!(bench_hash, |_context, _state, key| {
@@ -305,6 +310,97 @@ fn redirect() -> u32 {
         xdp_action::XDP_REDIRECT
     } else {
         xdp_action::XDP_ABORTED
+    }
+}
+
+/// The router as it is.
+#[xdp(frags)]
+pub fn bench_router(context: XdpContext) -> u32 {
+    xdp::run::<_, true>(&context, &maps::Tables)
+}
+
+/// The router without the counters of prefixes.
+#[xdp(frags)]
+pub fn bench_uncounted(context: XdpContext) -> u32 {
+    xdp::run::<_, false>(&context, &maps::Tables)
+}
+
+/// The router that takes every address for one that crosses routers.
+#[xdp(frags)]
+pub fn bench_unclassed(context: XdpContext) -> u32 {
+    xdp::run::<_, true>(&context, &Without::<CLASSES>(maps::Tables))
+}
+
+/// The router that does not look up sources: for a port that believes all.
+#[xdp(frags)]
+pub fn bench_sourceless(context: XdpContext) -> u32 {
+    xdp::run::<_, true>(&context, &Without::<SOURCES>(maps::Tables))
+}
+
+const CLASSES: u8 = 1;
+const SOURCES: u8 = 2;
+
+/// The tables without something.
+struct Without<const WHAT: u8>(maps::Tables);
+
+impl<const WHAT: u8> TableView for Without<WHAT> {
+    #[inline(always)]
+    fn lookup(&self, address: &Address) -> Option<FibEntry> {
+        self.0.lookup(address)
+    }
+
+    #[inline(always)]
+    fn lookup_source(&self, address: &Address) -> Option<FibEntry> {
+        if WHAT == SOURCES {
+            None
+        } else {
+            self.0.lookup_source(address)
+        }
+    }
+
+    #[inline(always)]
+    fn next_hop(&self, index: u32) -> Option<NextHop> {
+        self.0.next_hop(index)
+    }
+
+    #[inline(always)]
+    fn leads_to(&self, group: u32, ifindex: u32) -> bool {
+        self.0.leads_to(group, ifindex)
+    }
+
+    #[inline(always)]
+    fn choose(&self, group: u32, hash: u64) -> Option<u32> {
+        self.0.choose(group, hash)
+    }
+
+    #[inline(always)]
+    fn is_kernel_only(&self, address: &Address) -> bool {
+        WHAT != CLASSES && self.0.is_kernel_only(address)
+    }
+
+    #[inline(always)]
+    fn is_nobodys(&self, address: &Address) -> bool {
+        WHAT != CLASSES && self.0.is_nobodys(address)
+    }
+
+    #[inline(always)]
+    fn is_martian(&self, address: &Address) -> bool {
+        WHAT != CLASSES && self.0.is_martian(address)
+    }
+
+    #[inline(always)]
+    fn port(&self, ifindex: u32) -> Option<Port> {
+        self.0.port(ifindex)
+    }
+
+    #[inline(always)]
+    fn martian(&self, ifindex: u32, address: &Address) -> Option<bool> {
+        self.0.martian(ifindex, address)
+    }
+
+    #[inline(always)]
+    fn sub_interface(&self, device: u32, vid: u16) -> Option<u32> {
+        self.0.sub_interface(device, vid)
     }
 }
 

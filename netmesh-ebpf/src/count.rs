@@ -22,17 +22,19 @@ macro_rules! on_port {
     };
 }
 
-/// A packet left for another device.
+/// A packet left for another device. What is counted on prefixes can be left out.
 #[inline(always)]
-pub(crate) fn forwarded(slot: u32, forward: &Forward) {
+pub(crate) fn forwarded<const PREFIXES: bool>(slot: u32, forward: &Forward) {
     let packets = u64::from(forward.packets);
     on_port!(slot, |counters| {
         counters.received = counters.received.wrapping_add(packets);
         counters.forwarded = counters.forwarded.wrapping_add(packets);
         counters.forwarded_bytes = counters.forwarded_bytes.wrapping_add(forward.bytes);
     });
-    on_prefix(forward.to_counter, Direction::To, forward);
-    on_prefix(forward.from_counter, Direction::From, forward);
+    if PREFIXES {
+        on_prefix(forward.to_counter, Direction::To, forward);
+        on_prefix(forward.from_counter, Direction::From, forward);
+    }
 }
 
 /// Counts a packet on one of its prefixes: in the lines of stage 1 if that has found it, else by
@@ -59,11 +61,9 @@ fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
     *bytes = bytes.wrapping_add(forward.bytes);
 }
 
-/// Counts in a slot of stage 1; not 0 when its tally is to be carried. A global function, for the
-/// reason of [`maps::entry_of`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
+/// Counts in a slot of stage 1; not 0 when its tally is to be carried.
+#[inline(always)]
+fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
     let Some(slot) = SlotCounter::from_counter(counter) else {
         return 0;
     };
@@ -75,7 +75,8 @@ extern "C" fn on_slot(counter: u32, to: u32, packets: u32, bytes: u64) -> u32 {
     u32::from(tally::is_due(before.wrapping_add(added)))
 }
 
-/// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare.
+/// Carries what a slot's tally holds to the prefix's own memory; not 0 when it has. Rare. A global
+/// function, so that the verifier looks through it once.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn carry(counter: u32, to: u32) -> u32 {

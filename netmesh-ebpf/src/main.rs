@@ -20,6 +20,7 @@ mod maps;
 mod tags;
 mod tc;
 mod trace;
+mod wide;
 mod xdp;
 
 use aya_ebpf::bindings::xdp_action;
@@ -31,7 +32,7 @@ use follow::Event;
 /// Every frame of an Ethernet port.
 #[xdp(frags)]
 pub fn netmesh_xdp(context: XdpContext) -> u32 {
-    xdp::run(&context)
+    xdp::run::<_, true>(&context, &maps::Tables)
 }
 
 /// Lets every frame pass; its presence makes a veth end run NAPI, without which frames

@@ -1,6 +1,6 @@
 //! The maps, private behind functions, and the table view the decision sees.
 
-use aya_ebpf::bindings::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::btf_maps::{self, ArrayOfMaps};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
@@ -9,12 +9,13 @@ use netmesh_common::class::Address;
 use netmesh_common::flow;
 use netmesh_common::group::{Group, MAX_GROUPS};
 use netmesh_common::lines::{
-    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, SlotCounter, find, key_at,
-    key_of, tally,
+    Bucket, Buckets, Class, Direction, GENERATIONS, HEADER, MAX_CLASSES, MAX_PIECES, PIECE,
+    PIECE_BITS, PIECES, SlotCounter, WORDS, find, key_at, key_of, tally,
 };
 use netmesh_common::table::{
-    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
-    PrefixCounters, PrefixKey, RibEntry, RibKey, martian_key, vlan_key,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
+    PORT_TRIES, Port, PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
+    martian_key, port_place, vlan_key,
 };
 use netmesh_common::trace::outcome_code;
 use netmesh_common::verdict::{Forward, Outcome};
@@ -28,16 +29,15 @@ const MAX_ROUTES: u32 = 1 << 20;
 const MAX_COUNTERS: u32 = 1 << 16;
 
 #[map]
-static FIB6: LpmTrie<[u8; 16], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+static FIB6: LpmTrie<[u32; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 #[map]
-static FIB4: LpmTrie<[u8; 4], FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
-// Mapped by user space, which must change a link word only if the follower has not done so first.
-/// A table of stage 1. Its size is chosen when it is made, so this one is that of no real one.
-type Lines = btf_maps::Array<Bucket, 1, LINES_FLAGS>;
-const LINES_FLAGS: usize = (BPF_F_MMAPABLE | BPF_F_INNER_MAP) as usize;
+static FIB4: LpmTrie<u32, FibEntry> = LpmTrie::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+/// A piece of a table of stage 1.
+type Piece = btf_maps::Array<[Bucket; PIECE], 1, { BPF_F_MMAPABLE as usize }>;
 
+/// The pieces of each generation, one behind the other.
 #[btf_map]
-static TABLES: ArrayOfMaps<Lines, { GENERATIONS as usize }> = ArrayOfMaps::new();
+static TABLES: ArrayOfMaps<Piece, { PIECES as usize }> = ArrayOfMaps::new();
 /// The words of each table's header.
 #[map]
 static HEADERS: Array<[u64; HEADER]> = Array::with_max_entries(GENERATIONS, BPF_F_MMAPABLE);
@@ -50,6 +50,7 @@ static CLASSES: Array<u64> = Array::with_max_entries(MAX_CLASSES, BPF_F_MMAPABLE
 #[map]
 static CARRIED: HashMap<u64, PrefixCounters> =
     HashMap::with_max_entries(MAX_ROUTES / 4, BPF_F_NO_PREALLOC);
+// Mapped by user space, which must change a link word only if the follower has not done so first.
 #[map]
 static NEXT_HOPS: Array<NextHop> = Array::with_max_entries(MAX_NEXT_HOPS, BPF_F_MMAPABLE);
 #[map]
@@ -57,7 +58,7 @@ static GROUPS: Array<Group> = Array::with_max_entries(MAX_GROUPS, 0);
 #[map]
 static NEIGHBOURS: HashMap<NeighbourKey, u32> = HashMap::with_max_entries(MAX_NEXT_HOPS, 0);
 #[map]
-static PORTS: HashMap<u32, Port> = HashMap::with_max_entries(MAX_PORTS, 0);
+static PORTS: Array<PortPlace> = Array::with_max_entries(PORT_PLACES, BPF_F_MMAPABLE);
 #[map]
 static TX: DevMapHash = DevMapHash::with_max_entries(MAX_PORTS, 0);
 // A device map for its side effect: the kernel removes an entry with its sub-interface.
@@ -113,6 +114,10 @@ impl Decision {
 #[map]
 static DECISION: PerCpuArray<Decision> = PerCpuArray::with_max_entries(1, 0);
 
+// Nor at this.
+#[map]
+static SCRATCH: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// This CPU's. Programs run with bottom halves off, none inside another.
 #[inline(always)]
 pub(crate) fn decision() -> Option<&'static mut Decision> {
@@ -161,6 +166,9 @@ impl TableView for Tables {
 
     #[inline(always)]
     fn is_kernel_only(&self, address: &Address) -> bool {
+        if address.is_surely_routed() {
+            return false;
+        }
         let (upper, lower, family) = address.halves();
         scope_of(upper, lower, family) & KERNEL_ONLY != 0
     }
@@ -173,6 +181,9 @@ impl TableView for Tables {
 
     #[inline(always)]
     fn is_martian(&self, address: &Address) -> bool {
+        if address.is_surely_global() {
+            return false;
+        }
         let (upper, lower, family) = address.halves();
         is_special(upper, lower, family) != 0
     }
@@ -202,11 +213,14 @@ impl TableView for Tables {
 fn look_up(address: &Address, direction: Direction) -> Option<FibEntry> {
     let (upper, lower, family) = address.halves();
     let to = u32::from(direction == Direction::To);
-    FibEntry::from_word(entry_of(upper, lower, family | to << TO))
+    FibEntry::from_word(forgotten(entry_of(upper, lower, family | to << TO)))
 }
 
-/// [`Group::leads_to`], 1 or 0. A global function for the reasons of [`entry_of`], as the next three:
-/// what they go through would otherwise be gone through for each way that leads to them.
+/// [`Group::leads_to`], 1 or 0.
+///
+/// A global function, as those that follow: the verifier looks through it once, and forgets which way
+/// it came back; what it goes through would otherwise be gone through for each way that leads to it.
+/// Such a function takes and returns a number, and has its own room on the stack.
 #[inline(never)]
 #[unsafe(no_mangle)]
 extern "C" fn member_is_on(group: u32, ifindex: u32) -> u32 {
@@ -258,7 +272,7 @@ extern "C" fn is_special(upper: u64, lower: u64, family: u32) -> u32 {
 const MARTIAN: u32 = 2;
 
 /// What a port says of an address: [`MARTIAN`], 1 for no martian, 0 for nothing. A global function
-/// for the reasons of [`entry_of`].
+/// for the reasons of [`member_is_on`].
 #[inline(never)]
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn said_of(upper: u64, lower: u64, ifindex: u32, family: u32) -> u32 {
@@ -275,28 +289,32 @@ pub(crate) extern "C" fn said_of(upper: u64, lower: u64, ifindex: u32, family: u
 const TO: u32 = 3;
 
 /// The entry of an address as a word; 0 for none.
-///
-/// A global function: the verifier looks through it once, and forgets which way it came back, so
-/// that the ways of two look-ups do not multiply. It returns one word because such a function cannot
-/// return more, and has its own room on the stack.
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
-    let (key, family) = match Address::of_halves(upper, lower, kind & 7) {
-        address @ Address::V6(_) => (key_of(&address), 6),
-        address @ Address::V4(_) => (key_of(&address), 4),
-    };
-    if let Some(key) = key {
+#[inline(always)]
+pub(crate) fn entry_of(upper: u64, lower: u64, kind: u32) -> u64 {
+    let family = if kind & 7 == 6 { 6 } else { 4 };
+    if let Some(key) = key_of(&Address::of_halves(upper, lower, kind & 7)) {
         let found = first_hit(key, kind >> TO);
-        if let Some(class) = CLASSES
-            .get(found as u32)
-            .copied()
-            .and_then(Class::from_word)
+        if let Some(class) = CLASSES.get(found as u32)
+            && *class != 0
         {
-            return class.entry(family, (found >> 32) as u32).word();
+            return Class::entry_word(*class, family, (found >> 32) as u32);
         }
     }
     trie_hit(upper, lower, kind)
+}
+
+/// The same value, of which the verifier knows nothing any more: it would otherwise follow the rest
+/// of the program once for every place where it may have been found.
+#[inline(always)]
+fn forgotten(value: u64) -> u64 {
+    let Some(place) = SCRATCH.get_ptr_mut(0) else {
+        return value;
+    };
+    // SAFETY: the map's own, and this CPU's alone; volatile, or the compiler would leave memory out.
+    unsafe {
+        place.write_volatile(value);
+        place.read_volatile()
+    }
 }
 
 /// What the trie says of an address, as a word; 0 for nothing.
@@ -310,16 +328,23 @@ extern "C" fn trie_hit(upper: u64, lower: u64, kind: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn second_stage(address: &Address) -> Option<FibEntry> {
     match address {
-        Address::V6(a) => FIB6.get(Key::new(128, *a)).copied(),
-        Address::V4(a) => FIB4.get(Key::new(32, *a)).copied(),
+        Address::V6(upper, lower) => {
+            let words = [
+                (upper >> 32) as u32,
+                *upper as u32,
+                (lower >> 32) as u32,
+                *lower as u32,
+            ];
+            FIB6.get(Key::new(128, words.map(u32::to_be))).copied()
+        }
+        Address::V4(address) => FIB4.get(Key::new(32, address.to_be())).copied(),
     }
 }
 
 /// Class and counter of a key, in the lower and the upper half; class 0 where stage 1 does not
-/// answer. A global function for the reasons of [`entry_of`].
-#[inline(never)]
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
+/// answer.
+#[inline(always)]
+pub(crate) fn first_hit(key: u64, to: u32) -> u64 {
     let direction = if to == 0 {
         Direction::From
     } else {
@@ -329,7 +354,7 @@ pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
         return 0;
     };
     let generation = *generation as u32 & (GENERATIONS - 1);
-    let Some(hit) = stage(generation).and_then(|stage| find(&stage, key, direction)) else {
+    let Some(hit) = find(&Stage(generation), key, direction) else {
         return 0;
     };
     let counter = SlotCounter {
@@ -339,41 +364,39 @@ pub(crate) extern "C" fn first_hit(key: u64, to: u32) -> u64 {
     u64::from(hit.class) | u64::from(counter.counter()) << 32
 }
 
-/// A table that is there.
-#[derive(Clone, Copy)]
-pub(crate) struct Stage(&'static Lines, u32);
-
 /// The table of a generation.
-#[inline(always)]
-pub(crate) fn stage(generation: u32) -> Option<Stage> {
-    Some(Stage(TABLES.get(generation)?, generation))
-}
+#[derive(Clone, Copy)]
+pub(crate) struct Stage(pub(crate) u32);
 
 impl Buckets for Stage {
-    type Bucket = *const u64;
+    type Bucket = *mut u64;
 
     #[inline(always)]
-    fn bucket(&self, index: u32) -> Option<*const u64> {
-        Some(self.0.get_ptr(index)?.cast())
+    fn bucket(&self, index: u32) -> Option<*mut u64> {
+        let first = if self.0 == 0 { 0 } else { MAX_PIECES };
+        let piece = TABLES.get(first.wrapping_add(index >> PIECE_BITS))?;
+        let words: *mut u64 = piece.get_ptr_mut(0)?.cast();
+        // SAFETY: a piece has so many buckets of so many words.
+        Some(unsafe { words.add((index as usize & (PIECE - 1)) * WORDS) })
     }
 
     #[inline(always)]
-    fn word(&self, bucket: &*const u64, word: usize) -> u64 {
+    fn word(&self, bucket: &*mut u64, word: usize) -> u64 {
         // SAFETY: `word` is below `WORDS`, and the map lives as long as the program. A writer may
         // change the word meanwhile, but only as a whole.
         unsafe { bucket.add(word).read_volatile() }
     }
 
     #[inline(always)]
-    fn touch(&self, bucket: &*const u64, word: usize) {
+    fn touch(&self, bucket: &*mut u64, word: usize) {
         // A load whose value nobody waits for fetches its line beside the next one.
         let _ = self.word(bucket, word);
     }
 
     #[inline(always)]
-    fn header(&self) -> Option<*const u64> {
-        // A call less than to ask the table itself.
-        Some(HEADERS.get_ptr(self.1)?.cast())
+    fn header(&self) -> Option<*mut u64> {
+        // A load less than to ask the table itself.
+        Some(HEADERS.get_ptr_mut(self.0)?.cast())
     }
 }
 
@@ -381,8 +404,7 @@ impl Buckets for Stage {
 #[inline(always)]
 pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> {
     let (bucket, place) = counter.bucket();
-    let bucket = stage(counter.generation)?.0.get_ptr_mut(bucket)?;
-    let bucket: *mut u64 = bucket.cast();
+    let bucket = Stage(counter.generation).bucket(bucket)?;
     // SAFETY: `place` is below 8, so the word is one of the bucket's 24.
     Some(unsafe { Word::new(bucket.add(tally::word(direction, place))) })
 }
@@ -390,7 +412,7 @@ pub(crate) fn tally(counter: SlotCounter, direction: Direction) -> Option<Word> 
 /// The key of a slot.
 #[inline(always)]
 pub(crate) fn key_of_slot(counter: SlotCounter) -> Option<u64> {
-    key_at(&stage(counter.generation)?, counter.slot)
+    key_at(&Stage(counter.generation), counter.slot)
 }
 
 /// Not on the stack: a program and what it calls have half a kilobyte together, and clearing memory
@@ -420,8 +442,32 @@ pub(crate) fn carried(key: u64) -> Option<*mut PrefixCounters> {
 /// The port with this interface index.
 #[inline(always)]
 pub(crate) fn port(ifindex: u32) -> Option<Port> {
-    // SAFETY: the value is copied out at once; an entry is replaced as a whole.
-    unsafe { PORTS.get(ifindex) }.copied()
+    let first = PORTS.get(port_place(ifindex, 0))?;
+    if first.ifindex == ifindex {
+        return Some(first.port);
+    }
+    PORTS
+        .get(other_place(ifindex).wrapping_sub(1))
+        .map(|place| place.port)
+}
+
+/// Where else the port is, and one; 0 when there is none. A global function for the reasons of
+/// [`member_is_on`].
+#[inline(never)]
+#[unsafe(no_mangle)]
+extern "C" fn other_place(ifindex: u32) -> u32 {
+    let mut attempt = 1;
+    while attempt < PORT_TRIES {
+        let index = port_place(ifindex, attempt);
+        if PORTS
+            .get(index)
+            .is_some_and(|place| place.ifindex == ifindex)
+        {
+            return index + 1;
+        }
+        attempt += 1;
+    }
+    0
 }
 
 /// Arms the redirection to a port; `false` when `ifindex` is none.

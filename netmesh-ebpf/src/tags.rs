@@ -7,7 +7,7 @@
 use netmesh_common::view::PacketView;
 use netmesh_common::vlan;
 
-use crate::atomic;
+use crate::{atomic, wide};
 
 /// A frame from its first byte to behind its last.
 struct Bounds(usize, usize);
@@ -21,6 +21,16 @@ impl PacketView for Bounds {
         }
         // SAFETY: N bytes from there lie inside the frame.
         Some(unsafe { *((start + offset) as *const [u8; N]) })
+    }
+
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let Self(start, end) = *self;
+        if start + offset + 4 * N > end {
+            return None;
+        }
+        // SAFETY: so many bytes lie inside the frame.
+        Some(unsafe { wide::halves(start + offset) })
     }
 
     #[inline(always)]

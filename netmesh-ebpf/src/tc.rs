@@ -3,9 +3,10 @@
 use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{BPF_F_RECOMPUTE_CSUM, TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
 use aya_ebpf::helpers::{
-    bpf_check_mtu, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_check_mtu, bpf_csum_update, bpf_redirect, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_load_bytes,
 };
 use aya_ebpf::programs::TcContext;
 use netmesh_common::decide::decide_into;
@@ -13,12 +14,13 @@ use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::Port;
 use netmesh_common::trace::DROPS;
-use netmesh_common::verdict::{DropReason, Forward, PuntReason};
+use netmesh_common::verdict::{DropReason, Forward, PuntReason, Stations};
 use netmesh_common::view::{Fit, Ingress, PacketView};
 use netmesh_common::vlan;
 
+use crate::atomic::opaque;
 use crate::trace::Told;
-use crate::{count, maps, tags, trace};
+use crate::{count, maps, tags, trace, wide};
 
 /// `BPF_MTU_CHK_SEGS`: judge a GSO packet by its segments.
 const CHECK_SEGMENTS: u64 = 1;
@@ -42,12 +44,30 @@ struct Packet<'a>(&'a TcContext);
 impl PacketView for Packet<'_> {
     #[inline(always)]
     fn load<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.0.data();
-        if start + offset + N > self.0.data_end() {
-            return None;
-        }
-        // SAFETY: N bytes from there lie inside the linear part.
-        Some(unsafe { *((start + offset) as *const [u8; N]) })
+        let pointer = self.place(offset, N)? as *const [u8; N];
+        // SAFETY: N bytes lie there.
+        Some(unsafe { *pointer })
+    }
+
+    #[inline(always)]
+    fn words<const N: usize>(&self, offset: usize) -> Option<[u64; N]> {
+        let place = self.place(offset, 8 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::words(place) })
+    }
+
+    #[inline(always)]
+    fn halves<const N: usize>(&self, offset: usize) -> Option<[u32; N]> {
+        let place = self.place(offset, 4 * N)?;
+        // SAFETY: so many bytes lie there.
+        Some(unsafe { wide::halves(place) })
+    }
+
+    #[inline(always)]
+    fn pair(&self, offset: usize) -> Option<u16> {
+        let place = self.place(offset, 2)?;
+        // SAFETY: two bytes lie there.
+        Some(u16::from_be(unsafe { wide::load_2(place) }))
     }
 
     #[inline(always)]
@@ -172,10 +192,12 @@ fn may_be_icmp(context: &TcContext, port: &Port) -> bool {
     } else {
         0
     };
-    match Packet(context).load::<10>(offset) {
-        Some([version, _, _, _, _, _, next_header, _, _, protocol]) => {
-            (version >> 4 == 6 && next_header == 58) || (version >> 4 == 4 && protocol == 1)
-        }
+    match Packet(context).halves::<3>(offset) {
+        Some([first, second, third]) => match first >> 28 {
+            6 => (second >> 8) as u8 == 58,
+            4 => (third >> 16) as u8 == 1,
+            _ => false,
+        },
         None => true,
     }
 }
@@ -192,12 +214,13 @@ fn hand_over(context: &TcContext, slot: u32, forward: &Forward) -> i32 {
         count::dropped(slot, DropReason::RewriteFailed.index(), forward.packets);
         return TC_ACT_SHOT;
     }
-    count::forwarded(slot, forward);
+    count::forwarded::<true>(slot, forward);
     // SAFETY: no memory is involved.
     (unsafe { bpf_redirect(forward.ifindex, 0) }) as i32
 }
 
-/// Every write goes through a helper: the buffer may be shared or in pieces.
+/// Written in place: a program that does so is given a buffer whose headers are its own
+/// (`bpf_unclone_prologue`).
 impl PacketEdit for Packet<'_> {
     const FRAMES_ONLY: bool = false;
 
@@ -223,14 +246,56 @@ impl PacketEdit for Packet<'_> {
 
     /// The checksum a device has computed (`CHECKSUM_COMPLETE`) starts behind this header.
     #[inline(always)]
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        self.0.store(0, &header, 0).ok()
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        let place = self.place(0, ETHERNET)?;
+        // SAFETY: so many bytes lie there.
+        unsafe { wide::store_ethernet(place, stations, ethertype) };
+        Some(())
     }
 
+    /// One byte or two, within one word of that checksum.
     #[inline(always)]
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
-        let keep_checksum = u64::from(BPF_F_RECOMPUTE_CSUM);
-        self.0.store(offset, &bytes, keep_checksum).ok()
+        // Only a tag is more, which a sub-interface puts on by itself.
+        if N > 2 {
+            return None;
+        }
+        // A header begins at 14 bytes and four tags at most. The verifier knows no bound of it.
+        let offset = opaque(offset as u64) as usize & 63;
+        // More follows in every header; a check of one byte teaches the verifier nothing.
+        let pointer = self.place(offset, 2)? as *mut [u8; N];
+        // SAFETY: two bytes lie there, and N is no more.
+        let before = unsafe { *pointer };
+        // SAFETY: as above.
+        unsafe { *pointer = bytes };
+        let change = u32::from(word(offset, bytes)) + u32::from(!word(offset, before));
+        // It has nothing to do where no device has computed one.
+        // SAFETY: the context is this program's own.
+        let _ = unsafe { bpf_csum_update(self.0.as_ptr().cast(), change) };
+        Some(())
+    }
+}
+
+impl Packet<'_> {
+    /// Where so many bytes of the linear part lie.
+    #[inline(always)]
+    fn place(&self, offset: usize, length: usize) -> Option<usize> {
+        let start = self.0.data();
+        if start + offset + length > self.0.data_end() {
+            return None;
+        }
+        Some(start + offset)
+    }
+}
+
+/// One or two bytes as they are summed up at an offset.
+#[inline(always)]
+fn word<const N: usize>(offset: usize, bytes: [u8; N]) -> u16 {
+    match *bytes.as_slice() {
+        [one] if offset & 1 == 0 => u16::from_ne_bytes([one, 0]),
+        [one] => u16::from_ne_bytes([0, one]),
+        [one, two] => u16::from_ne_bytes([one, two]),
+        _ => 0,
     }
 }
 

@@ -25,7 +25,9 @@ mod martian;
 pub mod neighbour;
 mod next_hop;
 pub mod object;
+mod pieces;
 pub mod pin;
+mod places;
 mod poke;
 mod port;
 pub mod probe;
@@ -44,4 +46,4 @@ pub mod words;
 
 pub use error::Error;
 pub use instance::{Capacity, Instance, View};
-pub use lines::make_tables;
+pub use lines::{FirstTable, make_tables};

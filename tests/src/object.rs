@@ -43,7 +43,7 @@ impl Object {
     /// When it has no such program.
     #[must_use]
     pub fn always(mut self, program: &str, code: i32) -> Self {
-        let at = self.function(program);
+        let at = self.body(program);
         let [c0, c1, c2, c3] = code.to_le_bytes();
         // What follows must be reachable by the graph, and is not by what is known of r0.
         let instructions = [
@@ -61,7 +61,7 @@ impl Object {
     /// When it has no such program.
     #[must_use]
     pub fn unverifiable(mut self, program: &str) -> Self {
-        let at = self.function(program);
+        let at = self.body(program);
         // r0 = r9
         self.bytes[at..at + 8].copy_from_slice(&[0xbf, 0x90, 0, 0, 0, 0, 0, 0]);
         self
@@ -83,6 +83,28 @@ impl Object {
         }
         assert!(found > 0, "{}", String::from_utf8_lossy(old));
         self
+    }
+
+    /// Where the work of a program begins: it may be no more than a call.
+    fn body(&self, program: &str) -> usize {
+        const CALL: u8 = 0x85;
+        let at = self.function(program);
+        if self.bytes[at] != CALL {
+            return at;
+        }
+        // Relative to its section, less one.
+        let target = self.number(at + 4, 4) + 1;
+        self.contents(self.named(".text")).start + 8 * target
+    }
+
+    /// The section of a name.
+    fn named(&self, name: &str) -> usize {
+        let names = self.contents(self.number(0x3e, 2)).start;
+        let is_it = |n: &usize| {
+            let text = &self.bytes[names + self.number(self.section(*n), 4)..];
+            text.starts_with(name.as_bytes()) && text[name.len()] == 0
+        };
+        (0..self.count()).find(is_it).expect("the section")
     }
 
     /// Where a function begins.

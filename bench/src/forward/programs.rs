@@ -15,6 +15,7 @@ use aya::programs::{
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 
+use super::born;
 use super::clock::Clock;
 use super::wires::{EGRESS, KERNEL_EGRESS, PORTS, Wires};
 use crate::kernel::{STREAM, State};
@@ -29,7 +30,8 @@ const WARM: u32 = 20_000;
 /// What is still on its way has arrived after this.
 const SETTLE: Duration = Duration::from_millis(5);
 
-pub(super) struct Programs {
+pub(super) struct Programs<'a> {
+    object: &'a [u8],
     ebpf: Ebpf,
     stream: Mapping,
     /// Where the programs that look nothing up send to.
@@ -38,8 +40,8 @@ pub(super) struct Programs {
     sink: Option<XdpLinkId>,
 }
 
-impl Programs {
-    pub(super) fn load(object: &[u8], wires: &Wires) -> anyhow::Result<Self> {
+impl<'a> Programs<'a> {
+    pub(super) fn load(object: &'a [u8], wires: &Wires) -> anyhow::Result<Self> {
         let mut loader = EbpfLoader::new();
         for name in [
             "INSIDE",
@@ -82,6 +84,7 @@ impl Programs {
         let far = KERNEL_EGRESS.replace('r', "d");
         wires.inside("dst", || sink_tc(&mut ebpf, &far))??;
         Ok(Self {
+            object,
             ebpf,
             stream,
             egress,
@@ -148,14 +151,41 @@ impl Programs {
             }
             anyhow::Ok(took)
         })??;
+        self.check_arrived(u64::from(count + WARM))?;
+        Ok(took.as_nanos() as f64 / f64::from(count))
+    }
+
+    /// What was loaded.
+    pub(super) const fn object(&self) -> &'a [u8] {
+        self.object
+    }
+
+    /// The same through a socket, to destinations that are given.
+    pub(super) fn send_born(
+        &mut self,
+        wires: &Wires,
+        port: usize,
+        keys: &[u64],
+        count: usize,
+    ) -> anyhow::Result<f64> {
+        self.set_state(State {
+            ifindex: self.egress.into(),
+            ..State::default()
+        })?;
+        let took = born::send(wires, port, &frame(port), keys, count)?;
+        self.check_arrived(count as u64)?;
+        Ok(took)
+    }
+
+    /// Nearly all have come to the end of the way.
+    fn check_arrived(&self, sent: u64) -> anyhow::Result<()> {
         std::thread::sleep(SETTLE);
         let arrived: u64 = self.state()?.iter().map(|state| state.frames).sum();
-        let sent = u64::from(count + WARM);
         ensure!(
             arrived * 1000 >= sent * 999,
             "{arrived} of {sent} packets arrived"
         );
-        Ok(took.as_nanos() as f64 / f64::from(count))
+        Ok(())
     }
 
     fn set_state(&mut self, state: State) -> anyhow::Result<()> {

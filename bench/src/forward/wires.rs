@@ -1,16 +1,19 @@
 //! The namespaces, their wires, and netmesh in the middle one.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::net::Ipv6Addr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData, PerCpuArray};
-use netmesh_common::table::{FibEntry, PrefixCounters};
+use netmesh_common::lines::HEADER;
+use netmesh_common::table::{Action, FibEntry, NextHop, Origin, PrefixCounters};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use tempfile::TempDir;
@@ -144,7 +147,7 @@ impl Wires {
     }
 
     /// Somebody who changes routes all the time, on another CPU than this one.
-    pub(super) fn writer(&self, set: &Set) -> anyhow::Result<Writer> {
+    pub(super) fn writer(&self, set: &Set) -> anyhow::Result<Beside> {
         let folder = tempfile::tempdir()?;
         for (name, shift) in [("even", 0), ("odd", 1)] {
             std::fs::write(folder.path().join(name), routes(set, CHURNED, shift)?)?;
@@ -154,31 +157,65 @@ impl Wires {
             self.netmesh.display(),
             self.namespace("rtr")
         );
-        let words = format!(
-            "cd {}; while [ ! -e end ]; do {import} <odd && {import} <even || exit 1; done",
-            folder.path().display()
+        let words =
+            format!("while [ ! -e end ]; do {import} <odd && {import} <even || exit 1; done");
+        beside(&words, folder)
+    }
+
+    /// Somebody who reads all counters all the time, on another CPU.
+    pub(super) fn reader(&self) -> anyhow::Result<Beside> {
+        let counters = format!(
+            "{} --netns {} --json counters",
+            self.netmesh.display(),
+            self.namespace("rtr")
         );
-        let child = Command::new("taskset")
-            .args(["-c", "0", "sh", "-c", &words])
-            .stdout(Stdio::null())
-            .spawn()?;
-        // It reads before it writes.
-        std::thread::sleep(Duration::from_millis(100));
-        Ok(Writer { child, folder })
+        let words = format!("while [ ! -e end ]; do {counters} || exit 1; done");
+        beside(&words, tempfile::tempdir()?)
+    }
+
+    /// Somebody who asks for packets there are none of.
+    pub(super) fn watcher(&self) -> anyhow::Result<Beside> {
+        let trace = format!(
+            "{} --netns {} trace --prefix 2a02:18ff::/48",
+            self.netmesh.display(),
+            self.namespace("rtr")
+        );
+        let words = format!(
+            "{trace} & while [ ! -e end ]; do sleep 0.02; done; kill $!; wait $! || exit 0"
+        );
+        beside(&words, tempfile::tempdir()?)
+    }
+
+    /// Where the pins are.
+    pub(super) fn pins(&self) -> &Path {
+        &self.pins
     }
 
     /// Gives the trie's entries counters of the per-CPU array, as they have where stage 1 does not
     /// count for them.
     pub(super) fn count_in_the_trie(&self, set: &Set) -> anyhow::Result<()> {
         let counters: PerCpuArray<MapData, PrefixCounters> = self.map("PREFIX_CNT")?;
+        let hops: Array<MapData, NextHop> = self.map("NEXT_HOPS")?;
+        let mut known = BTreeMap::new();
+        for index in 1..hops.len() {
+            let hop = hops.get(&index, 0)?;
+            if hop.ifindex != 0 {
+                known.insert(Ipv6Addr::from(hop.address).to_string(), index);
+            }
+        }
         let mut trie: LpmTrie<MapData, [u8; 16], FibEntry> = self.map("FIB6")?;
         for (n, key) in set.keys.iter().enumerate() {
             let mut address = [0; 16];
             address[..8].copy_from_slice(&key.to_be_bytes());
-            let key = Key::new(64, address);
-            let counter = n as u32 % counters.len();
-            let entry = trie.get(&key, 0)?;
-            trie.insert(&key, FibEntry { counter, ..entry }, 0)?;
+            let entry = FibEntry {
+                next_hop: *known.get(&next_hop(n)).context("no such next hop")?,
+                counter: n as u32 % counters.len(),
+                action: Action::Forward as u8,
+                prefix_length: 64,
+                origin: Origin::Static as u8,
+                reserved: [0; 5],
+            };
+            trie.insert(&Key::new(64, address), entry, 0)?;
         }
         Ok(())
     }
@@ -186,9 +223,12 @@ impl Wires {
     /// While it is away the trie answers for all.
     pub(super) fn take_first_stage_away(&self, away: bool) -> anyhow::Result<()> {
         let mut active: Array<MapData, u64> = self.map("ACTIVE")?;
-        let tables: aya::maps::of_maps::ArrayOfMaps<MapData> = self.map("TABLES")?;
+        let headers: Array<MapData, [u64; HEADER]> = self.map("HEADERS")?;
         // A new instance begins with the one, and has the other from its first growth on.
-        let is_there = |generation: &u32| tables.get(generation, 0).is_ok();
+        let is_there = |generation: &u32| {
+            let header = headers.get(generation, 0);
+            header.is_ok_and(|[bits, ..]| bits != 0)
+        };
         let there = [0, 1]
             .into_iter()
             .find(is_there)
@@ -289,19 +329,31 @@ impl Drop for Wires {
     }
 }
 
-/// A process that writes until it is told to end.
-pub(super) struct Writer {
+/// A process on another CPU, until it is told to end.
+pub(super) struct Beside {
     child: Child,
     folder: TempDir,
 }
 
-impl Writer {
+impl Beside {
     /// Lets it come to the end of its turn, so that the routes are what they were.
     pub(super) fn end(mut self) -> anyhow::Result<()> {
         std::fs::write(self.folder.path().join("end"), "")?;
-        ensure!(self.child.wait()?.success(), "the writer failed");
+        ensure!(self.child.wait()?.success(), "what runs beside has failed");
         Ok(())
     }
+}
+
+fn beside(words: &str, folder: TempDir) -> anyhow::Result<Beside> {
+    let child = Command::new("taskset")
+        .args(["-c", "0", "sh", "-c", words])
+        .current_dir(folder.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    // It reads before it does anything.
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(Beside { child, folder })
 }
 
 /// So much of a set as text; each route by the next hop that many behind its own.

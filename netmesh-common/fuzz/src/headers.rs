@@ -90,8 +90,8 @@ fn told(read: &Read) -> Facts {
 
 fn read(header: &Header) -> Facts {
     let number = |address: &Address| match address {
-        Address::V6(bytes) => u128::from_be_bytes(*bytes),
-        Address::V4(bytes) => u128::from(u32::from_be_bytes(*bytes)),
+        Address::V6(upper, lower) => u128::from(*upper) << 64 | u128::from(*lower),
+        Address::V4(address) => u128::from(*address),
     };
     (
         number(&header.source),

@@ -1,8 +1,9 @@
 //! The rewrite on any bytes, told anything.
 
-use netmesh_common::header::{ETHERNET, Family};
+use netmesh_common::header::Family;
 use netmesh_common::rewrite::{self, PacketEdit};
-use netmesh_common::verdict::Forward;
+use netmesh_common::table::Link;
+use netmesh_common::verdict::{Forward, Stations};
 
 use crate::grammar::Dice;
 
@@ -28,8 +29,9 @@ impl PacketEdit for Packet {
         })
     }
 
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        self.store_ip(0, header)
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        self.store_ip(0, stations.bytes())?;
+        self.store_ip(12, ethertype.to_be_bytes())
     }
 
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
@@ -62,8 +64,10 @@ pub fn rewrite(data: &[u8]) {
         },
         hop_limit: dice.byte(),
         checksum: dice.word() as u16,
-        destination_mac: [(); 6].map(|()| dice.byte()),
-        source_mac: [(); 6].map(|()| dice.byte()),
+        stations: Stations::new(
+            Link::resolved([(); 6].map(|()| dice.byte())),
+            [(); 6].map(|()| dice.byte()),
+        ),
         ..Forward::EMPTY
     };
     let mut packet = Packet {
@@ -113,8 +117,7 @@ fn wanted(bytes: &[u8], forward: &Forward, host: &Packet) -> Option<Vec<u8>> {
         true => front.to_vec(),
         false if header > start && !host.has_room => return None,
         false => [
-            &forward.destination_mac[..],
-            &forward.source_mac[..],
+            &forward.stations.bytes()[..],
             &tag,
             &ethertype[..],
         ]

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Buckets, Direction, HEADER, SLOTS, Shape, WORDS, find, key_in, shape, tally};
+use super::{Buckets, Direction, SLOTS, Shape, WORDS, find, key_in, shape, tally};
 
 /// Word of the header that counts the slots taken.
 const USED: usize = SLOTS;
@@ -38,14 +38,7 @@ impl<'a> Table<'a> {
     pub fn make(words: &'a [AtomicU64], shape: Shape) -> Option<Self> {
         let table = Self { words, shape };
         words.get(..table.words_needed())?;
-        let header = [
-            u64::from(shape.bits),
-            shape.keys[0],
-            shape.keys[1],
-            shape.keys[2],
-            shape.keys[3],
-        ];
-        for (word, value) in words.iter().zip(header) {
+        for (word, value) in words.iter().zip(shape.header()) {
             word.store(value, Ordering::Release);
         }
         Some(table)
@@ -73,16 +66,6 @@ impl<'a> Table<'a> {
     #[must_use]
     pub const fn shape(&self) -> &Shape {
         &self.shape
-    }
-
-    /// The words of the header, for a copy of it.
-    #[must_use]
-    pub fn header(&self) -> [u64; HEADER] {
-        let mut header = [0; HEADER];
-        for (copy, word) in header.iter_mut().zip(self.words) {
-            *copy = word.load(Ordering::Relaxed);
-        }
-        header
     }
 
     /// The same memory as readers see it.

@@ -1,12 +1,14 @@
 //! The library as a host: the slow, obvious longest-prefix table and a packet in a vector.
 
+use std::net::IpAddr;
+
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide;
 use netmesh_common::group::Group;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::{FibEntry, MARTIAN_SCOPE, NextHop, Port, martian_key};
-use netmesh_common::verdict::{DropReason, PuntReason, Verdict};
+use netmesh_common::verdict::{DropReason, PuntReason, Stations, Verdict};
 use netmesh_common::view::{Ingress, PacketView, TableView};
 use netmesh_common::vlan;
 
@@ -72,22 +74,22 @@ impl TableView for Router {
 }
 
 fn holds((network, length): &Prefix, address: &Address) -> bool {
-    let address: &[u8] = match address {
-        Address::V6(a) => a,
-        Address::V4(a) => a,
+    let address = match IpAddr::from(*address) {
+        IpAddr::V6(a) => a.octets().to_vec(),
+        IpAddr::V4(a) => a.octets().to_vec(),
     };
     network.len() == address.len()
-        && (0..usize::from(*length)).all(|n| bit(network, n) == bit(address, n))
+        && (0..usize::from(*length)).all(|n| bit(network, n) == bit(&address, n))
 }
 
 /// Length and data of a prefix in the kernel's map of what ports say of martians.
 pub(crate) fn said_of(port: u32, (network, length): &Prefix) -> (u32, [u32; 6]) {
     let address = match *network.as_slice() {
-        [a, b, c, d] => Address::V4([a, b, c, d]),
-        _ => Address::V6(network.as_slice().try_into().unwrap()),
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(network.as_slice()).unwrap()),
     };
     let length = MARTIAN_SCOPE + u32::from(*length);
-    (length, martian_key(port, &address))
+    (length, martian_key(port, &address.into()))
 }
 
 fn bit(bytes: &[u8], n: usize) -> bool {
@@ -148,8 +150,9 @@ impl<const XDP: bool> PacketEdit for Packet<XDP> {
         Some(())
     }
 
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        self.store_ip(0, header)
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        self.store_ip(0, stations.bytes())?;
+        self.store_ip(12, ethertype.to_be_bytes())
     }
 
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {

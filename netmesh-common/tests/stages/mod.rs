@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
@@ -60,11 +61,8 @@ pub(crate) fn universe() -> Vec<PrefixKey> {
 pub(crate) fn probes() -> Vec<Address> {
     let mut probes = Vec::new();
     let mut add = |text: &str| {
-        let (address, family) = bytes(text);
-        probes.push(match family {
-            6 => Address::V6(address),
-            _ => Address::V4([address[0], address[1], address[2], address[3]]),
-        });
+        let address: IpAddr = text.parse().unwrap();
+        probes.push(address.into());
     };
     for n in [0, 1, 3, 5, 6, 9] {
         for rest in [":", ":1", ":2", "8000::1"] {
@@ -89,8 +87,8 @@ pub(crate) fn probes() -> Vec<Address> {
 
 fn bytes(text: &str) -> ([u8; 16], u8) {
     match text.parse().unwrap() {
-        std::net::IpAddr::V6(a) => (a.octets(), 6),
-        std::net::IpAddr::V4(a) => {
+        IpAddr::V6(a) => (a.octets(), 6),
+        IpAddr::V4(a) => {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&a.octets());
             (bytes, 4)
@@ -103,10 +101,7 @@ fn longest<T>(table: &BTreeMap<PrefixKey, T>, address: &Address) -> Option<(Pref
 where
     T: Copy,
 {
-    let (address, family) = match address {
-        Address::V6(a) => (*a, 6),
-        Address::V4([a, b, c, d]) => ([*a, *b, *c, *d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 4),
-    };
+    let (address, family) = bytes(&IpAddr::from(*address).to_string());
     let bit = |bytes: &[u8; 16], n: usize| bytes[n / 8] & (0x80 >> (n % 8)) != 0;
     table
         .iter()
@@ -159,7 +154,7 @@ impl Shared {
     /// As the programs do it.
     pub(crate) fn lookup(&self, address: &Address) -> Option<FibEntry> {
         let (family, key) = match address {
-            Address::V6(_) => (6, key_of(address)),
+            Address::V6(..) => (6, key_of(address)),
             Address::V4(_) => (4, key_of(address)),
         };
         let memory = self.memory();

@@ -18,7 +18,7 @@ use netmesh_common::table::Port as PortEntry;
 
 use super::fib::device;
 use super::instance::View;
-use super::maps::{found, gone};
+use super::maps::gone;
 use super::{Error, Instance, clsact, pin, sys, vlan};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, LinkName, Port, Sources};
@@ -90,7 +90,7 @@ impl View {
         let mut rows = Vec::new();
         let martians = self.martians()?;
         for (kind, ifindex) in self.links()? {
-            let entry = found(self.maps.ports.get(&ifindex, 0), "PORTS")?;
+            let entry = self.maps.ports.get(ifindex);
             let alive = entry.is_some() && self.is_attached(kind, ifindex)?;
             let entry = entry.unwrap_or_default();
             // A device of another shape under an old index is another device.

@@ -4,6 +4,8 @@
 //! The program cannot be run in place, for it counts. A copy with counters of its own is loaded;
 //! that it is the same program is shown by its tag, the kernel's hash over its instructions.
 
+use std::net::IpAddr;
+
 use aya::programs::ProgramInfo;
 use netmesh_common::class::Address;
 use netmesh_common::header::ETHERNET;
@@ -40,7 +42,7 @@ impl View {
     /// # Errors
     /// When the maps cannot be read.
     pub fn address_for(&self, port: &PortRow) -> Result<[u8; 6], Error> {
-        let entries = self.port_entries()?;
+        let entries = self.port_entries();
         let entry = entries.iter().find(|(ifindex, _)| *ifindex == port.ifindex);
         Ok(match entry {
             Some((_, entry)) if entry.flags & PortEntry::LAYER3 == 0 => entry.mac,
@@ -78,8 +80,14 @@ impl View {
 
 /// The keys of stage 1 for both addresses of an untagged frame.
 fn keys(frame: &[u8]) -> Vec<u64> {
-    let six = |at: usize| Some(Address::V6(frame.get(at..at + 16)?.try_into().ok()?));
-    let four = |at: usize| Some(Address::V4(frame.get(at..at + 4)?.try_into().ok()?));
+    let six = |at: usize| {
+        let bytes: [u8; 16] = frame.get(at..at + 16)?.try_into().ok()?;
+        Some(Address::from(IpAddr::from(bytes)))
+    };
+    let four = |at: usize| {
+        let bytes: [u8; 4] = frame.get(at..at + 4)?.try_into().ok()?;
+        Some(Address::from(IpAddr::from(bytes)))
+    };
     let addresses = match frame.get(12..14) {
         Some([0x86, 0xdd]) => [six(ETHERNET + 8), six(ETHERNET + 24)],
         Some([0x08, 0x00]) => [four(ETHERNET + 12), four(ETHERNET + 16)],

@@ -12,11 +12,10 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use netmesh_common::lines::tally::{self, Tally};
-use netmesh_common::lines::{Direction, Shape, prefix_of};
+use netmesh_common::lines::{Direction, NO_PIECE, Shape, prefix_of};
 use netmesh_common::table::PrefixCounters;
 
-use super::lines::{Classes, failed, make, random};
-use super::maps::gone;
+use super::lines::{Classes, failed, random};
 use super::{Error, Instance};
 
 impl Instance {
@@ -57,8 +56,9 @@ impl Instance {
         let classes = live.iter().map(|(_, class, _)| *class).max();
         let room = live.len() as u64 + more.max(live.len() as u64 / 4);
         let shape = Shape::for_entries(room, class.max(classes.unwrap_or(0)), random()?);
-        let (data, memory) = make(shape)?;
-        let table = netmesh_common::lines::Table::open(memory.words());
+        let next = 1 - self.lines.generation();
+        self.make_table(next, shape)?;
+        let table = self.lines.of(next);
         let mut homeless = Vec::new();
         for (key, class, longer) in live {
             let put = table.and_then(|table| table.put(key, class, longer).ok());
@@ -76,9 +76,6 @@ impl Instance {
                 self.write_trie(&prefix, entry)?;
             }
         }
-        let next = 1 - self.lines.generation();
-        self.put_table(next, &data)?;
-        self.lines_mut().set(next, Some(memory));
         self.lines.set_generation(next);
         Ok(())
     }
@@ -86,19 +83,17 @@ impl Instance {
     /// Takes the tallies of the table that is not asked to where they belong, and frees it.
     pub(super) fn take_up_the_other(&mut self) -> Result<(), Error> {
         let other = 1 - self.lines.generation();
-        if self.lines.of(other).is_none() {
+        if self.lines.pieces(other) == 0 {
             return Ok(());
         }
         // The kernel lets an update of this map return when no program runs any more that may
-        // have seen what was there before: `maybe_wait_bpf_programs` in kernel/bpf/syscall.c.
-        let generation = self.lines.generation();
-        let active = self.maps.tables.get(&generation, 0);
-        let active = active.map_err(|source| failed("open a table", source))?;
-        self.put_table(generation, &active)?;
+        // have seen what was there before.
+        let nobodys = self.maps.tables.get(&NO_PIECE, 0);
+        let nobodys = nobodys.map_err(|source| failed("open a piece", source))?;
+        let put = self.maps().tables.set(NO_PIECE, &nobodys, 0);
+        put.map_err(|source| failed("wait for its readers", source))?;
         self.take_up(other)?;
-        self.lines_mut().set(other, None);
-        let removed = self.maps().delete_table(other);
-        gone(removed, "TABLES", "remove a table")
+        self.clear_table(other)
     }
 
     fn take_up(&mut self, other: u32) -> Result<(), Error> {
@@ -149,11 +144,6 @@ impl Instance {
                 source,
             }),
         }
-    }
-
-    fn put_table(&mut self, generation: u32, data: &aya::maps::MapData) -> Result<(), Error> {
-        let put = self.maps().tables.set(generation, data, 0);
-        put.map_err(|source| failed("put a table into it", source))
     }
 
     fn free_classes(&mut self) {

@@ -12,6 +12,7 @@ use super::maps::Maps;
 use super::next_hop::NextHops;
 use super::pin::{self, Folder, NamespaceId};
 use super::{Error, load, sys};
+use netmesh_common::lines::Shape;
 
 /// How much an instance can hold, chosen when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,8 +183,16 @@ impl Instance {
         (&mut self.view.maps, &mut self.next_hops)
     }
 
-    pub(super) fn lines_mut(&mut self) -> &mut Lines {
-        &mut self.view.lines
+    /// Makes an empty table of stage 1, of the generation that is not asked.
+    pub(super) fn make_table(&mut self, generation: u32, shape: Shape) -> Result<(), Error> {
+        let View { lines, maps, .. } = &mut self.view;
+        lines.make(maps, generation, shape)
+    }
+
+    /// Gives the memory of the one that is not asked any more back.
+    pub(super) fn clear_table(&mut self, generation: u32) -> Result<(), Error> {
+        let View { lines, maps, .. } = &mut self.view;
+        lines.clear(maps, generation)
     }
 
     /// The tables of stage 1 and their classes, to be changed together.

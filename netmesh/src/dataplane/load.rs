@@ -38,7 +38,7 @@ pub(super) fn load(
 ) -> Result<(), Error> {
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
-    let header = lines::make_tables(&folder.map("TABLES"))?;
+    let first = lines::make_tables(&folder.map("TABLES"))?;
     let mut ebpf = EbpfLoader::new()
         .map_pin_path("TABLES", folder.map("TABLES"))
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
@@ -53,7 +53,7 @@ pub(super) fn load(
         .load(Object::default().bytes())
         .map_err(refused)?;
 
-    set_header(&mut ebpf, header)?;
+    set_header(&mut ebpf, first.header())?;
     for name in maps::NAMES.into_iter().filter(|name| *name != "TABLES") {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
@@ -130,7 +130,7 @@ pub(super) fn copy(
     static TRIALS: AtomicU32 = AtomicU32::new(0);
     let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
     let pin = folder.map(&format!("trial-{}-{trial}", std::process::id()));
-    let header = lines::make_extract(stage, keys, &pin)?;
+    let first = lines::make_extract(stage, keys, &pin)?;
     let mut loader = EbpfLoader::new();
     loader.map_max_entries("PREFIX_CNT", 1);
     loader.map_max_entries("CARRIED", 1);
@@ -145,7 +145,7 @@ pub(super) fn copy(
     // One that is left behind goes with the folder.
     let _ = fs::remove_file(&pin);
     let mut ebpf = loaded?;
-    set_header(&mut ebpf, header)?;
+    set_header(&mut ebpf, first.header())?;
     Ok(ebpf)
 }
 

@@ -1,6 +1,6 @@
 //! The pinned maps, opened only after their shape has been checked: the library does not.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::of_maps::ArrayOfMaps;
@@ -8,27 +8,28 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray, RingBuf};
 use aya_obj::generated::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, BPF_F_RDONLY_PROG};
 use netmesh_common::group::{Group, MAX_GROUPS};
-use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES};
+use netmesh_common::lines::{GENERATIONS, HEADER, MAX_CLASSES, PIECES};
 use netmesh_common::table::{
-    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, Port, PortCounters,
-    PrefixCounters, PrefixKey, RibEntry, RibKey,
+    FibEntry, MAX_MARTIANS, MAX_NEXT_HOPS, MAX_PORTS, NeighbourKey, NextHop, PORT_PLACES,
+    PortCounters, PortPlace, PrefixCounters, PrefixKey, RibEntry, RibKey,
 };
 use netmesh_common::trace::{RING, TraceFilter};
 
 use super::growing::Growing;
 use super::pin::Folder;
+use super::places::Places;
 use super::{Error, sys};
 
 /// Every map of an instance.
 pub(super) struct Maps {
     pub(super) fib6: LpmTrie<MapData, [u8; 16], FibEntry>,
     pub(super) fib4: LpmTrie<MapData, [u8; 4], FibEntry>,
-    /// Stage 1 of the table, by generation.
+    /// The pieces of stage 1.
     pub(super) tables: ArrayOfMaps<MapData>,
     pub(super) next_hops: Array<MapData, NextHop>,
     pub(super) groups: Array<MapData, Group>,
     pub(super) neighbours: HashMap<MapData, NeighbourKey, u32>,
-    pub(super) ports: HashMap<MapData, u32, Port>,
+    pub(super) ports: Places,
     pub(super) tx: DevMapHash<MapData>,
     pub(super) vlans: DevMapHash<MapData>,
     /// What ports say themselves of prefixes: 1 a martian, 0 none.
@@ -52,7 +53,8 @@ pub(super) struct Maps {
     /// The tries again, to be written many at a time.
     pub(super) fib6_fd: OwnedFd,
     pub(super) fib4_fd: OwnedFd,
-    tables_fd: OwnedFd,
+    /// Stage 1 again, to be written many pieces at a time.
+    pub(super) tables_fd: OwnedFd,
     /// The next-hop table again, to be mapped into memory.
     pub(super) next_hops_fd: OwnedFd,
     /// The counter identities again, to be read as a whole.
@@ -132,7 +134,7 @@ const FIB4: Shape = shape(
     None,
     BPF_F_NO_PREALLOC,
 );
-const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(GENERATIONS), 0);
+const TABLES: Shape = shape("TABLES", MapType::ArrayOfMaps, 4, 4, Some(PIECES), 0);
 const HEADERS: Shape = shape(
     "HEADERS",
     MapType::Array,
@@ -185,11 +187,11 @@ const NEIGHBOURS: Shape = shape(
 );
 const PORTS: Shape = shape(
     "PORTS",
-    MapType::Hash,
+    MapType::Array,
     4,
-    size_of::<Port>(),
-    Some(MAX_PORTS),
-    0,
+    size_of::<PortPlace>(),
+    Some(PORT_PLACES),
+    BPF_F_MMAPABLE,
 );
 /// The kernel makes every device map read-only for programs.
 const TX: Shape = shape(
@@ -320,7 +322,8 @@ impl Maps {
             next_hops: typed(folder, &NEXT_HOPS)?,
             groups: typed(folder, &GROUPS)?,
             neighbours: typed(folder, &NEIGHBOURS)?,
-            ports: typed(folder, &PORTS)?,
+            ports: Places::open(checked(folder, &PORTS)?.as_fd())
+                .map_err(|source| unreadable(PORTS.name, source))?,
             tx: typed(folder, &TX)?,
             vlans: typed(folder, &VLANS)?,
             martians: typed(folder, &MARTIANS)?,
@@ -372,21 +375,13 @@ impl Maps {
         &self,
         mut entry: impl FnMut(u64, PrefixCounters),
     ) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
         sys::read_hash(self.carried_fd.as_fd(), &mut entry)
             .map_err(|source| unreadable(CARRIED.name, source))?;
         self.kept.each(entry)
     }
 
-    /// Takes a table of stage 1 out; returns when no program uses it any more.
-    pub(super) fn delete_table(&mut self, generation: u32) -> Result<(), MapError> {
-        use std::os::fd::AsFd as _;
-        sys::delete(self.tables_fd.as_fd(), &generation).map_err(MapError::IoError)
-    }
-
     /// Every prefix with its counter, in no order.
     pub(super) fn each_counter(&self, mut entry: impl FnMut(PrefixKey, u32)) -> Result<(), Error> {
-        use std::os::fd::AsFd as _;
         // Family 0 is no prefix: it holds the high-water mark of the identities.
         sys::read_hash(self.counter_ids_fd.as_fd(), |key: PrefixKey, id| {
             if key.family != 0 {

@@ -1,7 +1,6 @@
 //! What ports say themselves of prefixes, before the registries (RFC 6890): martians, or none.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
@@ -72,46 +71,32 @@ impl Instance {
         } else {
             0
         };
-        self.tell_ports(listed)?;
+        self.tell_ports(listed);
         Ok(listed)
     }
 
     /// Tells every port whether there is a list anywhere: where there is none, nobody looks.
-    fn tell_ports(&mut self, listed: u32) -> Result<(), Error> {
-        for (ifindex, entry) in self.port_entries()? {
+    fn tell_ports(&mut self, listed: u32) {
+        for (ifindex, entry) in self.port_entries() {
             if entry.flags & PortEntry::LISTED != listed {
                 let flags = entry.flags & !PortEntry::LISTED | listed;
-                self.maps()
-                    .ports
-                    .insert(ifindex, PortEntry { flags, ..entry }, 0)
-                    .map_err(|source| Error::Map {
-                        map: "PORTS",
-                        action: "mark a port",
-                        source,
-                    })?;
+                // It has its place.
+                self.maps().ports.put(ifindex, PortEntry { flags, ..entry });
             }
         }
-        Ok(())
     }
 }
 
 fn key(ifindex: u32, prefix: IpNet) -> Key<[u32; 6]> {
-    let address = match prefix.network() {
-        IpAddr::V6(address) => Address::V6(address.octets()),
-        IpAddr::V4(address) => Address::V4(address.octets()),
-    };
+    let address = Address::from(prefix.network());
     let length = MARTIAN_SCOPE + u32::from(prefix.prefix_len());
     Key::new(length, martian_key(ifindex, &address))
 }
 
 fn read(key: Key<[u32; 6]>) -> Option<(u32, IpNet)> {
     let (ifindex, address) = martian_of(key.data());
-    let address = match address {
-        Address::V6(octets) => IpAddr::from(octets),
-        Address::V4(octets) => IpAddr::from(octets),
-    };
     let length = u8::try_from(key.prefix_len().checked_sub(MARTIAN_SCOPE)?).ok()?;
-    Some((ifindex, IpNet::new(address, length).ok()?))
+    Some((ifindex, IpNet::new(address.into(), length).ok()?))
 }
 
 fn fail(action: &'static str, source: MapError) -> Error {

@@ -5,22 +5,20 @@ use std::collections::BTreeSet;
 
 use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
-use netmesh_common::table::{MAX_PORTS, Port as PortEntry, PortCounters, REASONS, vlan_key};
+use netmesh_common::table::{
+    MAX_PORTS, PORT_TRIES, Port as PortEntry, PortCounters, REASONS, vlan_key,
+};
 
 use super::instance::View;
-use super::maps::{found, gone};
+use super::maps::gone;
 use super::{Error, Instance};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, Martians, Port, Sources};
 
 impl View {
     /// Every entry of the port table, by interface index.
-    pub(super) fn port_entries(&self) -> Result<Vec<(u32, PortEntry)>, Error> {
-        self.maps
-            .ports
-            .iter()
-            .map(|item| item.map_err(|source| fail("PORTS", "read it", source)))
-            .collect()
+    pub(super) fn port_entries(&self) -> Vec<(u32, PortEntry)> {
+        self.maps.ports.iter().collect()
     }
 }
 
@@ -33,7 +31,7 @@ impl Instance {
         port: &Port,
         facts: &NamespaceFacts,
     ) -> Result<(), Error> {
-        let slot = match found(self.maps.ports.get(&device.ifindex, 0), "PORTS")? {
+        let slot = match self.maps.ports.get(device.ifindex) {
             Some(entry) => entry.slot,
             None => self.free_slot()?,
         };
@@ -72,9 +70,14 @@ impl Instance {
             vlan: below.map_or(0, |vlan| vlan.vid),
         };
         let maps = self.maps();
-        maps.ports
-            .insert(device.ifindex, entry, 0)
-            .map_err(|source| fail("PORTS", "add a port", source))?;
+        if !maps.ports.put(device.ifindex, entry) {
+            return Err(Error::Full {
+                table: "the port table",
+                capacity: PORT_TRIES.into(),
+                remedy: "ports whose interface indexes differ by multiples of 256 are too many: give \
+                         one of the devices another index",
+            });
+        }
         if port.hook != Hook::Tc {
             let egress = below.map_or(device.ifindex, |vlan| vlan.device);
             let added = maps.tx.insert(device.ifindex, egress, None, 0);
@@ -95,13 +98,13 @@ impl Instance {
             gone(maps.vlans.remove(key), "VLANS", "remove a port")?;
         }
         gone(maps.tx.remove(ifindex), "TX", "remove a port")?;
-        gone(maps.ports.remove(&ifindex), "PORTS", "remove a port")?;
+        maps.ports.remove(ifindex);
         self.set_martians(ifindex, &Martians::new()).map(drop)
     }
 
     /// Removes what is known of devices to which nothing is attached: a writer was killed.
     pub(super) fn remove_unattached(&mut self, attached: &BTreeSet<u32>) -> Result<(), Error> {
-        for (ifindex, _) in self.port_entries()? {
+        for (ifindex, _) in self.port_entries() {
             if !attached.contains(&ifindex) {
                 self.remove_port(ifindex)?;
             }
@@ -118,7 +121,7 @@ impl Instance {
     /// A slot no port uses, its counters at zero.
     fn free_slot(&mut self) -> Result<u32, Error> {
         let used: BTreeSet<u32> = self
-            .port_entries()?
+            .port_entries()
             .into_iter()
             .map(|(_, entry)| entry.slot)
             .collect();

@@ -1,16 +1,16 @@
 //! What a program must do with a frame: the library's decision upon the tables that are there.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide_into;
 use netmesh_common::flow;
 use netmesh_common::group::Group;
-use netmesh_common::header::ETHERNET;
 use netmesh_common::rewrite::{PacketEdit, prepare, rewrite};
 use netmesh_common::table::{FibEntry, NextHop, Port as PortEntry, martian_key, vlan_key};
-use netmesh_common::verdict::{Forward, Outcome, PuntReason};
+use netmesh_common::verdict::{Forward, Outcome, PuntReason, Stations};
 use netmesh_common::view::{Fit, Ingress, PacketView, TableView};
 use netmesh_common::vlan;
 
@@ -76,9 +76,10 @@ impl Tables<'_> {
 /// What cannot be read is not there, and what comes of that is no more than a trial that fails.
 impl TableView for Tables<'_> {
     fn lookup(&self, address: &Address) -> Option<FibEntry> {
-        match address {
-            Address::V6(a) => self.view.maps.fib6.get(&Key::new(128, *a), 0).ok(),
-            Address::V4(a) => self.view.maps.fib4.get(&Key::new(32, *a), 0).ok(),
+        let maps = &self.view.maps;
+        match IpAddr::from(*address) {
+            IpAddr::V6(a) => maps.fib6.get(&Key::new(128, a.octets()), 0).ok(),
+            IpAddr::V4(a) => maps.fib4.get(&Key::new(32, a.octets()), 0).ok(),
         }
     }
 
@@ -152,8 +153,9 @@ impl<const XDP: bool> PacketEdit for Frame<XDP> {
         Some(())
     }
 
-    fn store_ethernet(&mut self, header: [u8; ETHERNET]) -> Option<()> {
-        self.store_ip(0, header)
+    fn store_ethernet(&mut self, stations: Stations, ethertype: u16) -> Option<()> {
+        self.store_ip(0, stations.bytes())?;
+        self.store_ip(12, ethertype.to_be_bytes())
     }
 
     fn store_ip<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {

@@ -312,8 +312,5 @@ fn udp(to: [u8; 6], source: IpAddr, destination: IpAddr, hop_limit: u8) -> Optio
 }
 
 fn key(address: IpAddr) -> Option<u64> {
-    key_of(&match address {
-        IpAddr::V6(address) => Address::V6(address.octets()),
-        IpAddr::V4(address) => Address::V4(address.octets()),
-    })
+    key_of(&Address::from(address))
 }

@@ -232,14 +232,6 @@ pub(super) fn put_all<K: Pod, V: Pod>(map: BorrowedFd<'_>, entries: &[(K, V)]) -
     Ok(())
 }
 
-/// Removes an element of a map.
-pub(super) fn delete<K: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
-    let mut attr = zeroed();
-    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
-    attr.__bindgen_anon_2.key = std::ptr::from_ref(key) as u64;
-    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
-}
-
 /// An array map (`BPF_F_MMAPABLE`) in this process's memory, as 8-byte words.
 #[derive(Debug)]
 pub(super) struct Mapping {
@@ -267,17 +259,64 @@ impl Mapping {
                 0,
             )
         };
-        if base == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        Self::of(base, bytes)
+    }
+
+    /// Zeroed memory of this process alone, for arrays to be put in its place.
+    pub(super) fn reserve(bytes: usize) -> io::Result<Self> {
+        // SAFETY: a fresh private mapping at an address of the kernel's choice.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        Self::of(base, bytes)
+    }
+
+    /// Puts `bytes` bytes of an array map in the place of what is there at `offset`, both whole
+    /// pages.
+    pub(super) fn place(&self, map: BorrowedFd<'_>, offset: usize, bytes: usize) -> io::Result<()> {
+        let end = offset.checked_add(bytes);
+        if end.is_none_or(|end| end > self.words * size_of::<u64>()) {
+            return Err(io::ErrorKind::InvalidInput.into());
         }
+        // SAFETY: inside the mapping, which stays readable and writable memory of this size; what is
+        // read there before and after are words.
+        let placed = unsafe {
+            libc::mmap(
+                self.base.as_ptr().byte_add(offset).cast(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        Self::check(placed)
+    }
+
+    fn of(base: *mut libc::c_void, bytes: usize) -> io::Result<Self> {
+        Self::check(base)?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidInput)?;
         let words = bytes / size_of::<u64>();
         Ok(Self { base, words })
     }
 
+    fn check(base: *mut libc::c_void) -> io::Result<()> {
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
     /// The words.
     pub(super) fn words(&self) -> &[AtomicU64] {
-        // SAFETY: mapped in `new`, page aligned, alive until drop; all access is atomic, as is
+        // SAFETY: mapped when it was made, page aligned, alive until drop; all access is atomic, as is
         // the kernel side's single 8-byte store.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.words) }
     }
@@ -285,7 +324,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: exactly what `new` has mapped.
+        // SAFETY: exactly what was mapped when it was made.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.words * size_of::<u64>()) };
     }
 }

@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::io;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, PerCpuArray};
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp,
 };
-use netmesh_common::table::{Port as PortEntry, PortCounters};
+use netmesh_common::table::{Port as PortEntry, PortCounters, PortPlace};
 use netmesh_common::verdict::{DropReason, Outcome, PuntReason};
 
 use super::instance::View;
 use super::object::Object;
+use super::places::arranged;
 use super::{Error, load};
 
 /// The link-layer address of a port without one, for the trial.
@@ -71,7 +72,7 @@ impl Stand {
             tag,
             ports: BTreeMap::new(),
         };
-        for (ifindex, entry) in view.port_entries()? {
+        for (ifindex, entry) in view.port_entries() {
             stand.put(ifindex, entry)?;
         }
         Ok(stand)
@@ -94,19 +95,20 @@ impl Stand {
 
     /// Writes an entry of the port table.
     pub(super) fn put(&mut self, ifindex: u32, entry: PortEntry) -> Result<(), Error> {
+        self.ports.insert(ifindex, entry);
         let ports = self.copy.map_mut("PORTS");
         let ports = ports.ok_or(broken("it has no ports"))?;
-        let mut ports: HashMap<_, u32, PortEntry> = ports
+        let mut ports: Array<_, PortPlace> = ports
             .try_into()
             .map_err(|_| broken("its ports are of another shape"))?;
-        ports
-            .insert(ifindex, entry, 0)
-            .map_err(|source| Error::Map {
+        let all = self.ports.iter().map(|(ifindex, entry)| (*ifindex, *entry));
+        for (index, place) in arranged(all).ok_or(broken("its ports find no room"))? {
+            ports.set(index, place, 0).map_err(|source| Error::Map {
                 map: "PORTS",
                 action: "copy it",
                 source,
             })?;
-        self.ports.insert(ifindex, entry);
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray};
+use aya::maps::{Array, Map, MapData, PerCpuArray};
 use aya::programs::{Program, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp};
 use nix::sched::{CloneFlags, unshare};
 
@@ -13,8 +13,10 @@ use crate::cases::lab;
 use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Input, Outcome};
 use crate::ledger::{COUNTERS, Ledger};
-use crate::stage_one::{StageOne, load};
-use netmesh_common::table::{FibEntry, NextHop, Port, PortCounters, PrefixCounters};
+use crate::stage_one::{StageOne, in_place, load};
+use netmesh_common::table::{
+    FibEntry, NextHop, Port, PortCounters, PortPlace, PrefixCounters, port_place,
+};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
@@ -65,7 +67,7 @@ pub(crate) struct Kernel {
     fib6: Prefixes<16>,
     fib4: Prefixes<4>,
     next_hops: Array<MapData, NextHop>,
-    ports: HashMap<MapData, u32, Port>,
+    ports: Array<MapData, PortPlace>,
     martians: LpmTrie<MapData, [u32; 6], u32>,
     port_counters: PerCpuArray<MapData, PortCounters>,
     prefix_counters: PerCpuArray<MapData, PrefixCounters>,
@@ -86,7 +88,7 @@ impl Kernel {
             let done = Command::new("ip").args(words.split(' ')).status().unwrap();
             assert!(done.success(), "ip {words}");
         }
-        let mut object = load(OBJECT, COUNTERS);
+        let (mut object, first) = load(OBJECT, COUNTERS);
         let xdp: &mut Xdp = program(&mut object, "netmesh_xdp");
         xdp.load().unwrap();
         let tc: &mut SchedClassifier = program(&mut object, "netmesh_tc");
@@ -98,7 +100,7 @@ impl Kernel {
                 tx.insert(port, device, None, 0).unwrap();
             }
         }
-        let stage = StageOne::make(&mut object);
+        let stage = StageOne::make(&mut object, first);
         Self {
             stage,
             fib6: map(&mut object, "FIB6"),
@@ -126,7 +128,8 @@ impl Kernel {
             self.next_hops.set(*index, NextHop::default(), 0).unwrap();
         }
         for (ifindex, _) in &self.filled.ports {
-            self.ports.remove(ifindex).unwrap();
+            let place = port_place(*ifindex, 0);
+            self.ports.set(place, PortPlace::default(), 0).unwrap();
         }
         for ((port, prefix), _) in &self.filled.martians {
             self.martians.remove(&martian(*port, prefix)).unwrap();
@@ -141,7 +144,8 @@ impl Kernel {
             self.next_hops.set(*index, hop, 0).unwrap();
         }
         for (ifindex, port) in &router.ports {
-            self.ports.insert(ifindex, port, 0).unwrap();
+            let place = port_place(*ifindex, 0);
+            self.ports.set(place, in_place(*ifindex, *port), 0).unwrap();
         }
         for ((port, prefix), said) in &router.martians {
             self.martians

@@ -2,21 +2,23 @@
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, PerCpuArray};
 use aya::programs::{
     Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Ebpf, Pod};
 use netmesh_common::group::Group;
 use netmesh_common::table::{
-    FibEntry, NextHop, Port, PortCounters, PrefixCounters, REASONS, vlan_key,
+    FibEntry, NextHop, PORT_PLACES, PORT_TRIES, PortCounters, PortPlace, PrefixCounters, REASONS,
+    port_place, vlan_key,
 };
 use netmesh_common::verdict::{DropReason, PuntReason};
 
 use super::{COUNTERS, OBJECT};
 use crate::cases::reference::{Hook, Prefix, Router, said_of};
 use crate::cases::{Count, Input, Outcome, lab};
-use crate::stage_one::{StageOne, load};
+use crate::stage_one::{StageOne, in_place, load};
+use netmesh::dataplane::FirstTable;
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -44,14 +46,18 @@ pub(super) struct Kernel {
     pub(super) slot: Option<u32>,
     /// The table of stage 1, where there is one.
     pub(super) stage: Option<StageOne>,
+    /// The memory it will have.
+    first: Option<FirstTable>,
 }
 
 impl Kernel {
     pub(super) fn new() -> Self {
+        let (object, first) = load(OBJECT, COUNTERS);
         let mut kernel = Self {
-            object: load(OBJECT, COUNTERS),
+            object,
             slot: None,
             stage: None,
+            first: Some(first),
         };
         kernel.xdp().load().unwrap();
         kernel.tc().load().unwrap();
@@ -75,9 +81,10 @@ impl Kernel {
 
     /// Puts what stage 1 can hold into stage 1 as well.
     pub(super) fn fill_stage_one(&mut self, router: &Router) {
-        let object = &mut self.object;
-        let stage = self.stage.get_or_insert_with(|| StageOne::make(object));
-        stage.fill(&router.fib);
+        if let Some(first) = self.first.take() {
+            self.stage = Some(StageOne::make(&mut self.object, first));
+        }
+        self.stage.as_mut().unwrap().fill(&router.fib);
     }
 
     /// Makes a router's tables all there are, stage 1 empty.
@@ -88,11 +95,10 @@ impl Kernel {
         self.empty_trie::<[u8; 16], FibEntry>("FIB6");
         self.empty_trie::<[u8; 4], FibEntry>("FIB4");
         self.empty_trie::<[u32; 6], u32>("MARTIANS");
-        let mut ports: HashMap<_, u32, Port> =
+        let mut ports: Array<_, PortPlace> =
             self.object.map_mut("PORTS").unwrap().try_into().unwrap();
-        let stale: Vec<u32> = ports.keys().map(Result::unwrap).collect();
-        for ifindex in stale {
-            ports.remove(&ifindex).unwrap();
+        for place in 0..PORT_PLACES {
+            ports.set(place, PortPlace::default(), 0).unwrap();
         }
         self.fill(router);
     }
@@ -136,10 +142,12 @@ impl Kernel {
         for (index, group) in &router.groups {
             groups.set(*index, group, 0).unwrap();
         }
-        let mut ports: HashMap<_, u32, Port> =
+        let mut ports: Array<_, PortPlace> =
             self.object.map_mut("PORTS").unwrap().try_into().unwrap();
+        // The last of its places, to try all of them.
         for (ifindex, port) in &router.ports {
-            ports.insert(ifindex, port, 0).unwrap();
+            let place = port_place(*ifindex, PORT_TRIES - 1);
+            ports.set(place, in_place(*ifindex, *port), 0).unwrap();
         }
         let mut martians: LpmTrie<_, [u32; 6], u32> =
             self.object.map_mut("MARTIANS").unwrap().try_into().unwrap();

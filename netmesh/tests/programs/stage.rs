@@ -1,5 +1,7 @@
 //! Tallies of stage 1 that run over.
 
+use std::sync::atomic::Ordering::SeqCst;
+
 use aya::maps::HashMap;
 use netmesh_common::lines::Direction;
 use netmesh_common::lines::tally::{self, Tally};
@@ -9,7 +11,6 @@ use super::alone;
 use super::kernel::Kernel;
 use crate::cases::reference::Hook;
 use crate::cases::{Outcome, all, lab};
-use crate::stage_one::bucket;
 
 /// The prefix behind [`lab::C_SEGMENT`], as a key.
 const SEGMENT: u64 = 0x2a02_1802_005e_0001;
@@ -52,11 +53,8 @@ fn a_tally_is_carried_before_it_runs_over() {
             let stage = kernel.stage.as_mut().unwrap();
             let mut slots = stage.slots.iter();
             let slot = *slots.find(|(_, c)| **c == lab::C_SEGMENT).unwrap().0;
-            let word = tally::word(Direction::To, slot as usize % 8);
-            let (bucket, lines) = (bucket(slot), &mut stage.lines);
-            let mut words = lines.get(&bucket, 0).unwrap();
-            words.0[word] = before.packets << 36 | before.bytes;
-            lines.set(bucket, words, 0).unwrap();
+            let word = stage.word(slot, Direction::To);
+            word.store(before.packets << 36 | before.bytes, SeqCst);
 
             let mut out = [0; 4096];
             let mut held = Vec::new();
@@ -65,8 +63,8 @@ fn a_tally_is_carried_before_it_runs_over() {
                     Hook::Xdp => drop(kernel.run_xdp(&case.input.bytes, &mut out)),
                     Hook::Tc => drop(kernel.run_tc(&case.input, &mut out)),
                 }
-                let lines = &kernel.stage.as_ref().unwrap().lines;
-                held.push(lines.get(&bucket, 0).unwrap().0[word]);
+                let stage = kernel.stage.as_ref().unwrap();
+                held.push(stage.word(slot, Direction::To).load(SeqCst));
             }
             assert_eq!(held[0], 0, "{hook:?}");
             let second = Tally {

@@ -8,30 +8,20 @@ use std::sync::atomic::Ordering::SeqCst;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{Array, Map, MapData};
 use aya::{Ebpf, EbpfLoader};
-use netmesh::dataplane::make_tables;
 use netmesh::dataplane::pin::ensure_bpffs;
+use netmesh::dataplane::{FirstTable, make_tables};
 use netmesh_common::lines::tally;
-use netmesh_common::lines::{
-    Bucket, Class, Direction, HEADER, Place, SLOTS, Shape, Table, WORDS, place,
-};
-use netmesh_common::table::{FibEntry, PrefixCounters, PrefixKey};
+use netmesh_common::lines::{Class, Direction, HEADER, MAX_PIECES, Place, SLOTS, WORDS, place};
+use netmesh_common::table::{FibEntry, Port, PortPlace, PrefixCounters, PrefixKey};
 use nix::unistd::gettid;
 
 use crate::cases::reference::Prefix;
 
-/// Keys of the table: any that mix well.
-const KEYS: [u64; 4] = [
-    0x9e37_79b9_7f4a_7c15,
-    0xbf58_476d_1ce4_e5b9,
-    0x94d0_49bb_1331_11eb,
-    0xd6e8_feb8_6659_fd93,
-];
-
 /// Loads an object with tables as the product makes them: a kernel takes only such as are alike.
-pub(crate) fn load(object: &[u8], counters: u32) -> Ebpf {
+pub(crate) fn load(object: &[u8], counters: u32) -> (Ebpf, FirstTable) {
     ensure_bpffs().unwrap();
     let pin = PathBuf::from(format!("/sys/fs/bpf/nmt-tables-{}", gettid()));
-    make_tables(&pin).unwrap();
+    let first = make_tables(&pin).unwrap();
     let mut loader = EbpfLoader::new();
     for name in [
         "FIB6",
@@ -48,48 +38,48 @@ pub(crate) fn load(object: &[u8], counters: u32) -> Ebpf {
     loader.map_pin_path("TABLES", &pin);
     let loaded = loader.load(object);
     std::fs::remove_file(&pin).unwrap();
-    loaded.unwrap()
+    (loaded.unwrap(), first)
 }
 
 /// A table in the kernel, and the classes of its entries.
 pub(crate) struct StageOne {
     classes: Array<MapData, u64>,
-    /// Its buckets.
-    pub(crate) lines: Array<MapData, Bucket>,
+    first: FirstTable,
     /// The counter of each slot in use, as the router names it.
     pub(crate) slots: BTreeMap<u32, u32>,
 }
 
 impl StageOne {
-    /// An empty table, which the programs of an object ask from now on.
-    pub(crate) fn make(object: &mut Ebpf) -> Self {
-        let shape = Shape::for_entries(1, 1, KEYS);
-        // BPF_F_MMAPABLE, BPF_F_INNER_MAP.
-        let mut lines: Array<MapData, Bucket> =
-            Array::create(shape.buckets(), 1 << 10 | 1 << 12).unwrap();
-        let memory = memory(shape);
-        let table = Table::make(&memory, shape).unwrap();
-        // The header.
-        lines.set(0, words(&memory, 0), 0).unwrap();
+    /// An empty table, which the programs of an object ask from now on: as that of the second
+    /// generation.
+    pub(crate) fn make(object: &mut Ebpf, first: FirstTable) -> Self {
+        let mut tables: ArrayOfMaps<_, MapData> = taken(object, "TABLES");
+        for place in 0..first.table().unwrap().shape().pieces() {
+            let piece = tables.get(&place, 0).unwrap();
+            tables.set(MAX_PIECES + place, &piece, 0).unwrap();
+        }
         let mut headers: Array<_, [u64; HEADER]> = taken(object, "HEADERS");
-        headers.set(1, table.header(), 0).unwrap();
+        headers.set(1, first.header(), 0).unwrap();
         let mut active: Array<_, u64> = taken(object, "ACTIVE");
         active.set(0, 1, 0).unwrap();
-        let mut tables: ArrayOfMaps<_, Array<MapData, Bucket>> = taken(object, "TABLES");
-        tables.set(1, &lines, 0).unwrap();
         Self {
             classes: taken(object, "CLASSES"),
-            lines,
+            first,
             slots: BTreeMap::new(),
         }
     }
 
     /// Makes what stage 1 can hold of these prefixes all it holds.
     pub(crate) fn fill(&mut self, fib: &[(Prefix, FibEntry)]) {
-        let shape = Shape::for_entries(1, 1, KEYS);
-        let memory = memory(shape);
-        let table = Table::make(&memory, shape).unwrap();
-        let mut slots = BTreeMap::new();
+        let buckets: BTreeSet<usize> = self.slots.keys().map(|slot| bucket(*slot)).collect();
+        for bucket in buckets {
+            for word in self.first.words().iter().skip(bucket * WORDS).take(WORDS) {
+                word.store(0, SeqCst);
+            }
+        }
+        self.slots.clear();
+        let table = self.first.table().unwrap();
+        table.recount();
         for (class, (prefix, entry)) in (1..).zip(fib) {
             let Place::Exact(key) = place_of(prefix) else {
                 continue;
@@ -103,25 +93,20 @@ impl StageOne {
             let longer = fib.iter().any(longer);
             self.classes.set(class, word.word(), 0).unwrap();
             let slot = table.put(key, class, longer).unwrap();
-            slots.insert(slot, entry.counter);
+            self.slots.insert(slot, entry.counter);
         }
-        let before = std::mem::replace(&mut self.slots, slots);
-        let buckets: BTreeSet<u32> = before
-            .keys()
-            .chain(self.slots.keys())
-            .map(|slot| bucket(*slot))
-            .collect();
-        for index in buckets {
-            self.lines.set(index, words(&memory, index), 0).unwrap();
-        }
+    }
+
+    /// A slot's tally as it stands in memory.
+    pub(crate) fn word(&self, slot: u32, direction: Direction) -> &AtomicU64 {
+        let table = self.first.table().unwrap();
+        table.tally(slot, direction).unwrap()
     }
 
     /// What the slots have counted, by the router's counter.
     pub(crate) fn counted(&self, mut each: impl FnMut(u32, PrefixCounters)) {
         for (slot, counter) in &self.slots {
-            let words = self.lines.get(&bucket(*slot), 0).unwrap().0;
-            let held =
-                |direction| tally::unpacked(words[tally::word(direction, *slot as usize % 8)]);
+            let held = |direction| tally::unpacked(self.word(*slot, direction).load(SeqCst));
             let (to, from) = (held(Direction::To), held(Direction::From));
             each(
                 *counter,
@@ -137,19 +122,8 @@ impl StageOne {
 }
 
 /// The bucket of a slot; the first one is the header.
-pub(crate) fn bucket(slot: u32) -> u32 {
-    1 + slot / SLOTS as u32
-}
-
-fn memory(shape: Shape) -> Vec<AtomicU64> {
-    let words = shape.buckets() as usize * WORDS;
-    (0..words).map(|_| AtomicU64::new(0)).collect()
-}
-
-fn words(memory: &[AtomicU64], bucket: u32) -> Bucket {
-    let words = memory[bucket as usize * WORDS..][..WORDS].iter();
-    let words: Vec<u64> = words.map(|word| word.load(SeqCst)).collect();
-    Bucket(words.try_into().unwrap())
+fn bucket(slot: u32) -> usize {
+    1 + slot as usize / SLOTS
 }
 
 fn taken<T: TryFrom<Map>>(object: &mut Ebpf, name: &str) -> T {
@@ -165,4 +139,13 @@ fn place_of((network, length): &Prefix) -> Place {
         length: *length,
         reserved: [0; 2],
     })
+}
+
+/// A port as it stands in the table.
+pub(crate) fn in_place(ifindex: u32, port: Port) -> PortPlace {
+    PortPlace {
+        ifindex,
+        reserved: 0,
+        port,
+    }
 }

@@ -52,7 +52,7 @@ fn a_port_outlives_its_writer_and_is_adopted() {
 
         instance.detach("p0", &facts()).unwrap();
         assert!(!ip("link show p0").contains("xdp"));
-        assert!(instance.port_entries().unwrap().is_empty());
+        assert!(instance.port_entries().is_empty());
         assert_eq!(instance.maps.tx.keys().count(), 0);
         instance.detach("p0", &facts()).unwrap();
     });
@@ -97,7 +97,7 @@ fn a_device_made_again_is_another_port() {
         ip(&format!(
             "link add name p0 index {index} type veth peer name p1"
         ));
-        let mac = instance.port_entries().unwrap()[0].1.mac;
+        let mac = instance.port_entries()[0].1.mac;
         let [a, b, c, d, e, f] = mac;
         ip(&format!(
             "link set p0 address {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"
@@ -108,7 +108,7 @@ fn a_device_made_again_is_another_port() {
         instance.attach("p0", &XDP, &facts()).unwrap();
         assert_eq!(words(&instance), ["p0 xdp Any"]);
         assert!(ip("link show p0").contains("prog/xdp id"));
-        assert_eq!(instance.port_entries().unwrap().len(), 1);
+        assert_eq!(instance.port_entries().len(), 1);
 
         // Somebody takes it off behind our back.
         let link = instance.path().join("links").join(format!("xdp-{index}"));
@@ -137,7 +137,7 @@ fn what_a_killed_writer_left_of_a_port_goes() {
         assert_eq!(instance.martians().unwrap().len(), 2);
         assert!(words(&instance).is_empty());
         instance.attach("p0", &XDP, &facts()).unwrap();
-        let known = instance.port_entries().unwrap();
+        let known = instance.port_entries();
         assert_eq!(known.len(), 1);
         assert_eq!(known[0].0, facts().devices["p0"].ifindex);
         assert!(instance.martians().unwrap().is_empty());
@@ -161,7 +161,7 @@ fn what_cannot_be_attached_says_why() {
         ip("link add name d0 type bridge");
         let refused = instance.attach("d0", &XDP, &facts()).unwrap_err();
         assert!(refused.to_string().contains("xdp-generic"), "{refused}");
-        assert!(instance.port_entries().unwrap().is_empty());
+        assert!(instance.port_entries().is_empty());
         assert_eq!(instance.maps.tx.keys().count(), 0);
         assert!(words(&instance).is_empty());
     });

@@ -121,7 +121,10 @@ fn a_map_of_another_shape_is_refused() {
             };
             (map, field)
         };
-        assert_eq!(swap("PORTS", "NEIGHBOURS"), ("PORTS", "key size"));
+        assert_eq!(
+            swap("NEIGHBOURS", "COUNTER_IDS"),
+            ("NEIGHBOURS", "key size")
+        );
         assert_eq!(swap("NEXT_HOPS", "PORT_CNT"), ("NEXT_HOPS", "type"));
         assert_eq!(swap("PREFIX_CNT", "PORT_CNT"), ("PREFIX_CNT", "value size"));
         assert!(View::open(here()).unwrap().is_some());
