@@ -94,8 +94,8 @@ impl Group {
             .any(|member| member.next_hop != 0 && member.ifindex == ifindex)
     }
 
-    /// The next hop for a flow: its bucket's; while that one is not resolved, one of the others
-    /// that is. So a neighbour that dies loses its flows at once and the others keep theirs, and
+    /// The next hop for a flow: its bucket's; while that one is not resolved, or withdrawn, one of
+    /// the others that is neither. So a neighbour that dies loses its flows at once and the others keep theirs, and
     /// one that comes back gets its own again.
     #[inline(never)]
     #[must_use]
@@ -138,7 +138,9 @@ impl Group {
 #[inline(always)]
 fn is_usable<T: TableView>(next_hop: u32, table: &T) -> bool {
     table.next_hop(next_hop).is_some_and(|hop| {
-        hop.ifindex != 0 && (hop.flags & NextHop::LAYER3 != 0 || Link(hop.link).mac().is_some())
+        hop.ifindex != 0
+            && hop.flags & NextHop::WITHDRAWN == 0
+            && (hop.flags & NextHop::LAYER3 != 0 || Link(hop.link).mac().is_some())
     })
 }
 

@@ -216,7 +216,7 @@ pub struct NextHop {
     pub mtu: u32,
     /// Source link-layer address: the egress device's own.
     pub source_mac: [u8; 6],
-    /// `NextHop::LAYER3`, `NextHop::CONNECTED`, `NextHop::VLAN`.
+    /// `NextHop::LAYER3`, `NextHop::CONNECTED`, `NextHop::VLAN`, `NextHop::WITHDRAWN`.
     pub flags: u8,
     /// Address family of `address`: 0 (none), 4 or 6.
     pub family: u8,
@@ -231,6 +231,9 @@ impl NextHop {
     pub const CONNECTED: u8 = 2;
     /// The egress device is a VLAN sub-interface.
     pub const VLAN: u8 = 4;
+    /// It failed and must prove itself: groups do without it as long as another member is there. Set
+    /// and cleared by who watches over it; it names nothing.
+    pub const WITHDRAWN: u8 = 8;
 
     /// Packets are sent to a neighbour, whose link-layer address must be known.
     #[must_use]

@@ -7,10 +7,12 @@ mod config;
 mod confirm;
 mod counters;
 mod dataplane;
+mod dataplane_arguments;
 mod doctor;
 pub mod exit;
 mod explain;
 mod key;
+mod neighbours;
 pub mod output;
 mod put_back;
 mod route;
@@ -39,7 +41,10 @@ use output::{Output, Style};
 /// Parses the command line and runs the command.
 #[must_use]
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return misused(&error),
+    };
     if let Some(Command::WireguardUserspace { name }) = &arguments.command {
         return serve(name);
     }
@@ -144,6 +149,35 @@ fn serve(name: &str) -> ExitCode {
             Exit::Failed.into()
         }
     }
+}
+
+/// Tells what is wrong with the command line: as text and, with `--json`, as one object. Help and
+/// version are no faults.
+#[expect(clippy::print_stderr, reason = "errors are told here, too")]
+fn misused(error: &clap::Error) -> ExitCode {
+    // What could not be parsed cannot say itself whether JSON was asked for.
+    let words = std::env::args_os().skip(1).take_while(|word| word != "--");
+    let json = words.into_iter().any(|word| {
+        let word = word.to_string_lossy();
+        let short = word.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
+        word == "--json"
+            || short.is_some_and(|rest| rest.chars().all(char::is_alphabetic) && rest.contains('j'))
+    });
+    if !json || !error.use_stderr() {
+        error.exit();
+    }
+    let text = error.render().to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let document = serde_json::json!({
+        "schema_version": output::SCHEMA_VERSION,
+        "error": first.strip_prefix("error: ").unwrap_or(first),
+        "causes": lines.collect::<Vec<_>>(),
+        "state": "nothing was changed",
+        "exit_code": Exit::Usage as u8,
+    });
+    eprintln!("{document}");
+    Exit::Usage.into()
 }
 
 /// Tells a failure on stderr, as text and, with `--json`, as one object.

@@ -13,6 +13,8 @@ mod backoff;
 mod error;
 mod files;
 mod follow;
+mod health;
+mod hysteresis;
 mod objects;
 mod pass;
 mod repeat;

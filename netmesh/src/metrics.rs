@@ -19,4 +19,4 @@ mod told;
 
 pub use select::{NotASelection, Selection};
 pub use serve::serve;
-pub use told::{Names, Report, Told};
+pub use told::{Names, NextHop, Report, Told};

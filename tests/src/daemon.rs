@@ -107,6 +107,12 @@ impl Daemon {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("it runs");
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it a signal and waits for its end; tells its exit code.
     ///
     /// # Panics

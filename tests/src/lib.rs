@@ -5,10 +5,12 @@
 
 pub mod daemon;
 pub mod field;
+pub mod object;
 pub mod oracle;
 pub mod pair;
 mod snapshot;
 pub mod stack;
+pub mod stream;
 mod wait;
 pub mod wire;
 
@@ -494,11 +496,17 @@ impl Drop for Lab {
 pub trait OutputText {
     /// As text.
     fn stdout_text(&self) -> String;
+    /// What was said beside it.
+    fn stderr_text(&self) -> String;
 }
 
 impl OutputText for Output {
     fn stdout_text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    fn stderr_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
     }
 }
 

@@ -197,7 +197,7 @@ fn routes_by_hand_stand_beside_the_objects_and_survive_an_apply() {
     ];
     assert_eq!(
         lab.try_netmesh("router", &other).status.code(),
-        Some(1),
+        Some(3),
         "another is not"
     );
     let replace = [

@@ -520,7 +520,7 @@ fn a_route_with_several_next_hops_is_remembered() {
     let other = run(&format!(
         "route add {PREFIX} nexthop via fe80::1:2 dev port1 nexthop via fe80::2:2 dev port2"
     ));
-    assert_eq!(other.status.code(), Some(1));
+    assert_eq!(other.status.code(), Some(3));
     let bad = run(&format!(
         "route add {PREFIX} nexthop via fe80::1:2 dev port1 nexthop via fe80::2:2 dev nowhere"
     ));

@@ -13,6 +13,7 @@ mod package;
 mod progress;
 mod run;
 mod setup;
+mod soak;
 mod sweep;
 mod test;
 mod vm;
@@ -129,6 +130,15 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Change objects, kill daemons, flap links, import routes, and look after each of it. Needs root.
+    Soak {
+        /// How long.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..))]
+        minutes: u64,
+        /// Another seed, other things in another order.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Remove what test runs that were killed left behind.
     Sweep,
 }
@@ -172,6 +182,7 @@ fn main() -> ExitCode {
         Command::Fuzz { minutes, target } => fuzz::run(target.as_deref(), minutes),
         Command::Frames { frames, seed } => fuzz::frames(frames, seed),
         Command::Package { check } => package::run(check),
+        Command::Soak { minutes, seed } => soak::run(minutes, seed),
         Command::Sweep => {
             sweep::run();
             Ok(())

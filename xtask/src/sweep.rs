@@ -41,6 +41,78 @@ pub(crate) fn run() {
     }
     named.extend(fs::metadata("/proc/self/ns/net").map(|namespace| namespace.ino()));
     tunnels(&named);
+    pins();
+}
+
+/// Where data planes are pinned: `v<layout>/<name>@<cookie of the namespace>`.
+const PINS: &str = "/sys/fs/bpf/netmesh";
+
+/// Removes data planes whose namespace is gone: a killed test takes its namespaces along, not what is
+/// pinned for them. Namespaces that live are asked by the binary that was built here.
+fn pins() {
+    let netmesh = target().join("debug/netmesh");
+    let layouts = fs::read_dir(PINS).into_iter().flatten().flatten();
+    let folders = layouts.flat_map(|layout| fs::read_dir(layout.path()).into_iter().flatten());
+    let folders: Vec<PathBuf> = folders.flatten().map(|entry| entry.path()).collect();
+    if folders.is_empty() || !netmesh.exists() {
+        return;
+    }
+    let mut alive = BTreeSet::new();
+    for namespace in namespaces() {
+        let mut command = Command::new(&netmesh);
+        command.arg("--netns").arg(&namespace);
+        let Ok(output) = command.args(["--json", "dataplane", "status"]).output() else {
+            return; // Nobody can tell which of them live.
+        };
+        // What it cannot read it names, too.
+        for text in [&output.stdout, &output.stderr] {
+            alive.extend(cookies(&String::from_utf8_lossy(text)));
+        }
+        if !output.status.success() && namespace.exists() && cookies_of(&output).is_empty() {
+            return;
+        }
+    }
+    for folder in folders {
+        let cookie = cookies(&folder.to_string_lossy());
+        if !cookie.is_empty() && cookie.is_disjoint(&alive) {
+            eprintln!("    removing {}, whose namespace is gone", folder.display());
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+fn cookies_of(output: &std::process::Output) -> BTreeSet<u64> {
+    cookies(&String::from_utf8_lossy(&output.stderr))
+}
+
+/// Every namespace that has a name, a process or a thread.
+fn namespaces() -> Vec<PathBuf> {
+    let list = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    let named = list(Path::new("/run/netns")).map(|entry| entry.path());
+    let is_process = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let processes = list(Path::new("/proc")).map(|entry| entry.path());
+    let threads = processes.filter(is_process).flat_map(|process| {
+        let threads = list(&process.join("task")).map(|task| task.path().join("ns/net"));
+        threads.collect::<Vec<_>>()
+    });
+    let mut seen = BTreeSet::new();
+    let all = named.chain(threads);
+    all.filter(|path| fs::metadata(path).is_ok_and(|found| seen.insert(found.ino())))
+        .collect()
+}
+
+/// The cookies in `…@<cookie>`, as they stand in the names of pins.
+fn cookies(text: &str) -> BTreeSet<u64> {
+    let after = text.split('@').skip(1);
+    after
+        .filter_map(|rest| {
+            let end = rest.find(|c: char| !c.is_ascii_hexdigit());
+            u64::from_str_radix(rest.get(..end.unwrap_or(rest.len()))?, 16).ok()
+        })
+        .collect()
 }
 
 /// The process that made a namespace of a test.
@@ -112,6 +184,13 @@ mod tests {
         ] {
             assert_eq!(owner(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_data_plane_names_its_namespace() {
+        let text = "/sys/fs/bpf/netmesh/v4/nm-alice-gw@1f3 and v4/ports@a\"} x@y";
+        assert_eq!(cookies(text), BTreeSet::from([0x1f3, 0xa]));
+        assert!(cookies("/sys/fs/bpf/netmesh/v4").is_empty());
     }
 
     #[test]

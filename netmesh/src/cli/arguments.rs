@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+pub use super::dataplane_arguments::{Dataplane, Hook, SourcesArgument};
 use super::output::Color;
 pub use super::run_arguments::{LogFormat, Run};
 
@@ -332,77 +333,6 @@ pub struct Destroy {
     pub yes: bool,
 }
 
-/// `netmesh dataplane`.
-#[derive(Debug, Subcommand)]
-pub enum Dataplane {
-    /// Load the programs for this namespace if need be and attach them to ports.
-    Attach {
-        /// A port; give it several times.
-        #[arg(long = "port", required = true, value_name = "DEV")]
-        ports: Vec<String>,
-        /// Where the program sits; by the port's kind when left out.
-        #[arg(long, value_enum)]
-        hook: Option<Hook>,
-        /// Which sources are believed.
-        #[arg(long, value_enum, default_value_t = SourcesArgument::Any)]
-        sources: SourcesArgument,
-        /// With `--sources external`: a prefix that must not cross, besides the special-purpose
-        /// ones (RFC 6890); give it several times.
-        #[arg(long = "martian", value_name = "PREFIX")]
-        martians: Vec<IpNet>,
-        /// With `--sources external`: a special-purpose prefix that may cross; give it several
-        /// times. The longest match of both lists counts.
-        #[arg(long = "not-martian", value_name = "PREFIX")]
-        not_martians: Vec<IpNet>,
-        /// Show what would be done and touch nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Detach ports; without any, everything: the kernel forwards alone.
-    Detach {
-        /// A port; give it several times.
-        #[arg(long = "port", value_name = "DEV")]
-        ports: Vec<String>,
-        /// Show what would be done and touch nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Put this binary's programs in the place of those that run: ports, routes, counters and
-    /// traffic stay. What the kernel refuses changes nothing.
-    Upgrade {
-        /// In the namespaces of this node's resources too.
-        #[arg(long)]
-        all: bool,
-        /// Show what would be done and touch nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Show instances, ports, hooks, modes and their counters.
-    Status,
-}
-
-/// Where a program sits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Hook {
-    /// XDP in the driver.
-    Xdp,
-    /// Generic XDP.
-    XdpGeneric,
-    /// TC ingress.
-    Tc,
-}
-
-/// Which sources a port believes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SourcesArgument {
-    /// All.
-    Any,
-    /// Only prefixes that live behind the port.
-    Behind,
-    /// All but our own prefixes and martians.
-    External,
-}
-
 /// `netmesh route`.
 #[derive(Debug, Subcommand)]
 pub enum Route {
@@ -410,6 +340,7 @@ pub enum Route {
     #[command(visible_alias = "show")]
     List {
         /// Only routes inside this prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: Option<IpNet>,
     },
     /// The longest match for an address.
@@ -432,12 +363,14 @@ pub enum Route {
     /// Print the routes of `add` and `import`, as `import` takes them.
     Export {
         /// Only routes inside this prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: Option<IpNet>,
     },
     /// Remove a route.
     #[command(visible_alias = "delete")]
     Del {
         /// The prefix.
+        #[arg(value_parser = prefix_or_address)]
         prefix: IpNet,
         /// Show what would be done and touch nothing.
         #[arg(long)]
@@ -461,6 +394,7 @@ pub struct RouteSpec {
 #[derive(Debug, Args)]
 pub struct Counters {
     /// Only these prefixes, and those inside them.
+    #[arg(value_name = "PREFIX", value_parser = prefix_or_address)]
     pub prefixes: Vec<IpNet>,
     /// Repeat every so many seconds.
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1",
@@ -469,8 +403,8 @@ pub struct Counters {
     /// Only the busiest N, by bytes.
     #[arg(long, value_name = "N")]
     pub top: Option<usize>,
-    /// Per port: why packets were dropped or left to the kernel.
-    #[arg(long)]
+    /// Per port: why packets were dropped or left to the kernel. Ports do not tell prefixes apart.
+    #[arg(long, conflicts_with_all = ["prefixes", "top"])]
     pub drops: bool,
 }
 
@@ -513,12 +447,21 @@ pub struct Explain {
     pub dport: u16,
 }
 
-/// A prefix, or an address as the prefix that holds nothing else.
+/// A prefix, or an address as the prefix that holds nothing else. Bits behind the length are a slip
+/// of the pen: whoever wrote them may mean either.
 fn prefix_or_address(text: &str) -> Result<IpNet, String> {
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse()
+    let prefix: IpNet = text
+        .parse()
         .or_else(|_| address())
-        .map_err(|_| "neither a prefix nor an address".to_owned())
+        .map_err(|_| "neither a prefix nor an address".to_owned())?;
+    if prefix != prefix.trunc() {
+        return Err(format!(
+            "host bits are set; the prefix is {}",
+            prefix.trunc()
+        ));
+    }
+    Ok(prefix)
 }
 
 /// What is in a packet.

@@ -91,9 +91,36 @@ async fn read(arguments: &Counters) -> Result<Report, Failure> {
     })
 }
 
+/// One line an item, without a header: a prefix and packets and bytes to and from it; or a port, an
+/// outcome, a reason and packets.
+fn brief(report: &Report, out: &mut Output) -> Result<(), Failure> {
+    for row in report.prefixes.iter().flatten() {
+        let (to, from) = (row.to, row.from);
+        let figures = [to.packets, to.bytes, from.packets, from.bytes];
+        let figures = figures.map(|figure| figure.to_string()).join(" ");
+        out.text(format_args!("{} {figures}\n", row.prefix))?;
+    }
+    for port in report.ports.iter().flatten() {
+        for (what, reasons) in [("dropped", &port.dropped), ("punted", &port.punted)] {
+            for reason in reasons {
+                let (name, packets) = (reason.reason, reason.packets);
+                out.text(format_args!("{} {what} {name} {packets}\n", port.port))?;
+            }
+        }
+        if port.redirect_failed > 0 {
+            let (name, packets) = (&port.port, port.redirect_failed);
+            out.text(format_args!("{name} lost redirect_failed {packets}\n"))?;
+        }
+    }
+    Ok(())
+}
+
 fn show(report: &Report, out: &mut Output) -> Result<(), Failure> {
     if out.is_json() {
         return Ok(out.json(report)?);
+    }
+    if out.is_brief() {
+        return brief(report, out);
     }
     if let Some(rows) = &report.prefixes {
         let lines = rows

@@ -1,14 +1,20 @@
 //! `netmesh dataplane`.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
 use serde::Serialize;
 
 use super::arguments::{Dataplane, Hook as HookArgument, SourcesArgument};
 use super::exit::{Exit, Failure};
+use super::neighbours;
 use super::output::Output;
 use super::table::{bytes, table};
 use crate::dataplane::counters::PortCountersRow;
+use crate::dataplane::object::Object;
+use crate::dataplane::pin::Folder;
 use crate::dataplane::{self, Instance, View};
 use crate::doctor;
 use crate::doctor::judge::Severity;
@@ -68,6 +74,8 @@ pub(super) struct InstanceReport {
     pub(super) counters: Vec<PortCountersRow>,
     pub(super) routes: usize,
     pub(super) unresolved: usize,
+    /// Next hops that groups do without until they have proved themselves.
+    pub(super) withdrawn: BTreeSet<String>,
 }
 
 impl InstanceReport {
@@ -96,6 +104,10 @@ impl InstanceReport {
                 .iter()
                 .filter(|row| row.resolved == Some(false))
                 .count(),
+            withdrawn: routes
+                .iter()
+                .flat_map(|row| row.withdrawn.iter().cloned())
+                .collect(),
         })
     }
 
@@ -116,6 +128,7 @@ impl InstanceReport {
                     bytes(counters.map_or(0, |row| row.forwarded.bytes)),
                     number(&|row| row.punted.iter().map(|reason| reason.packets).sum()),
                     number(&|row| row.dropped.iter().map(|reason| reason.packets).sum()),
+                    number(&|row| row.redirect_failed),
                 ]
             })
             .collect();
@@ -128,14 +141,20 @@ impl InstanceReport {
             "bytes",
             "to kernel",
             "dropped",
+            "lost",
         ];
         let mut text = format!(
             "data plane {}: {} routes, {} next hops unresolved\n{}",
             self.name,
             self.routes,
             self.unresolved,
-            table(&header, rows, &[3, 4, 5, 6, 7])
+            table(&header, rows, &[3, 4, 5, 6, 7, 8])
         );
+        for hop in &self.withdrawn {
+            text.push_str(&format!(
+                "note: next hop {hop} has failed and is withdrawn\n"
+            ));
+        }
         for port in &self.ports {
             for (prefix, is_martian) in &port.martians {
                 let not = if *is_martian { "a" } else { "no" };
@@ -168,14 +187,18 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
             attach(ports, *hook, *sources, martians, *dry_run, out).await
         }
         Some(Dataplane::Detach { ports, dry_run }) => detach(ports, *dry_run, out).await,
-        Some(Dataplane::Upgrade { all, dry_run }) => upgrade(*all, *dry_run, out),
+        Some(Dataplane::Upgrade {
+            all,
+            object,
+            dry_run,
+        }) => upgrade(*all, object.as_deref(), *dry_run, out),
         Some(Dataplane::Status) | None => status(out).await,
     }
 }
 
 /// What the two options say together.
 fn list(
-    sources: SourcesArgument,
+    sources: Option<SourcesArgument>,
     martians: &[IpNet],
     not_martians: &[IpNet],
 ) -> Result<Martians, Failure> {
@@ -186,7 +209,7 @@ fn list(
         ("--not-martian", not_martians, false),
     ] {
         for prefix in prefixes {
-            if sources != SourcesArgument::External {
+            if sources != Some(SourcesArgument::External) {
                 return rejected(format!(
                     "{option} {prefix}: martians are stopped where a port faces the outside; add \
                      --sources external"
@@ -209,16 +232,16 @@ fn list(
 async fn attach(
     ports: &[String],
     hook: Option<HookArgument>,
-    sources: SourcesArgument,
+    sources: Option<SourcesArgument>,
     martians: Martians,
     dry_run: bool,
     out: &mut Output,
 ) -> Result<Exit, Failure> {
     let facts = Kernel::default().facts(&Namespace::Node).await?;
-    let sources = match sources {
-        SourcesArgument::Any => Sources::Any,
-        SourcesArgument::Behind => Sources::Behind,
-        SourcesArgument::External => Sources::External,
+    let id = identity(&Namespace::Node)?;
+    let before = match View::open(id)? {
+        Some(view) => attached(&view, &facts)?,
+        None => BTreeMap::new(),
     };
     let mut wanted = Vec::new();
     for name in ports {
@@ -237,10 +260,15 @@ async fn attach(
             None if device.mac.is_none() => Hook::Tc,
             None => Hook::Xdp,
         };
-        let martians = martians.clone();
-        let port = Port {
-            martians,
-            ..Port::new(hook, sources)
+        let port = match (sources, before.get(name)) {
+            (None, Some(before)) => Port {
+                hook,
+                ..before.clone()
+            },
+            (sources, _) => Port {
+                martians: martians.clone(),
+                ..Port::new(hook, believed(sources))
+            },
         };
         wanted.push((name, port));
     }
@@ -250,22 +278,20 @@ async fn attach(
         }
         return Ok(Exit::Done);
     }
-    let id = identity(&Namespace::Node)?;
     let (mut instance, new) = match Instance::open(id)? {
         Some(instance) => (instance, false),
         None => (Instance::create(BY_HAND, id)?, true),
     };
     instance.set_connected(&facts)?;
-    for (name, port) in wanted {
-        if let Err(error) = instance.attach(name, &port, &facts) {
-            if !new {
-                return Err(Failure::failed(
-                    error,
-                    "ports attached before it stay attached",
-                ));
+    let mut done = Vec::new();
+    for (name, port) in &wanted {
+        done.push(name.as_str());
+        if let Err(error) = instance.attach(name, port, &facts) {
+            if new {
+                instance.delete()?;
+                return Err(Failure::failed(error, "nothing is attached"));
             }
-            instance.delete()?;
-            return Err(Failure::failed(error, "nothing is attached"));
+            return Err(put_back(&mut instance, &done, &before, &facts, error));
         }
     }
     instance.repair(&facts)?;
@@ -283,9 +309,56 @@ async fn attach(
     show(&instance, &facts, out)
 }
 
+/// The ports of an instance and how they are attached.
+fn attached(view: &View, facts: &NamespaceFacts) -> Result<BTreeMap<String, Port>, Failure> {
+    let rows = view.ports(facts)?.into_iter();
+    Ok(rows.filter_map(|row| Some((row.name?, row.port))).collect())
+}
+
+fn believed(sources: Option<SourcesArgument>) -> Sources {
+    match sources {
+        None | Some(SourcesArgument::Any) => Sources::Any,
+        Some(SourcesArgument::Behind) => Sources::Behind,
+        Some(SourcesArgument::External) => Sources::External,
+    }
+}
+
+/// Makes ports what they were before one of them refused: all of them, or none.
+fn put_back(
+    instance: &mut Instance,
+    changed: &[&str],
+    before: &BTreeMap<String, Port>,
+    facts: &NamespaceFacts,
+    error: dataplane::Error,
+) -> Failure {
+    let mut left = Vec::new();
+    for name in changed.iter().rev() {
+        let back = match before.get(*name) {
+            Some(port) => instance.attach(name, port, facts),
+            None => instance.detach(name, facts),
+        };
+        left.extend(back.is_err().then_some(*name));
+    }
+    if left.is_empty() {
+        return Failure::failed(error, "every port is what it was");
+    }
+    let context = format!("{} could not be put back", left.join(", "));
+    let error = anyhow::Error::new(error).context(context);
+    Failure::failed(
+        error,
+        "these ports are changed, the others are what they were",
+    )
+}
+
 async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
     let facts = Kernel::default().facts(&Namespace::Node).await?;
-    let Some(mut instance) = Instance::open(identity(&Namespace::Node)?)? else {
+    let id = identity(&Namespace::Node)?;
+    if ports.is_empty()
+        && let Some((layout, folder)) = Folder::find_other(id)?
+    {
+        return detach_other(layout, &folder, dry_run, out);
+    }
+    let Some(mut instance) = Instance::open(id)? else {
         out_text(out, "no data plane serves this namespace: nothing to do\n")?;
         return Ok(Exit::Done);
     };
@@ -302,7 +375,9 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
     }
     if ports.is_empty() {
         let name = instance.name().to_owned();
+        let gateways = neighbours::by_hand(&instance, &facts)?;
         instance.delete()?;
+        neighbours::let_go(&gateways).await?;
         out_text(
             out,
             &format!("data plane {name} is detached: the kernel forwards alone{lost}\n"),
@@ -313,6 +388,28 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
         instance.detach(name, &facts)?;
     }
     show(&instance, &facts, out)
+}
+
+/// Takes away a data plane that another netmesh has made.
+fn detach_other(
+    layout: u32,
+    folder: &Folder,
+    dry_run: bool,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let name = &folder.name;
+    if dry_run {
+        out_text(
+            out,
+            &format!("dataplane detach {name} of layout {layout}\n"),
+        )?;
+        return Ok(Exit::Done);
+    }
+    folder.discard_other()?;
+    let text =
+        format!("data plane {name} of layout {layout} is detached: the kernel forwards alone\n");
+    out_text(out, &text)?;
+    Ok(Exit::Done)
 }
 
 /// Every name is that of a port.
@@ -347,15 +444,24 @@ fn by_hand(instance: &View, facts: &NamespaceFacts) -> Result<String, Failure> {
     })
 }
 
-/// One instance after the other: each runs old or new programs, never none.
-fn upgrade(all: bool, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> {
+/// One instance after the other: each runs old or new programs on all its ports, never none.
+fn upgrade(
+    all: bool,
+    object: Option<&Path>,
+    dry_run: bool,
+    out: &mut Output,
+) -> Result<Exit, Failure> {
+    let object = match object {
+        Some(path) => Object::read(path).map_err(Failure::rejected)?,
+        None => Object::default(),
+    };
     let mut namespaces = vec![Namespace::Node];
     if all {
         let names = netns::list()?.into_iter();
         let ours = names.filter(|name| name.starts_with(NAMESPACE_PREFIX));
         namespaces.extend(ours.map(Namespace::Named));
     }
-    let mut done = Vec::new();
+    let mut done: Vec<String> = Vec::new();
     for namespace in namespaces {
         let id = identity(&namespace)?;
         let upgraded = netns::run_in(&namespace, || -> Result<_, dataplane::Error> {
@@ -365,16 +471,20 @@ fn upgrade(all: bool, dry_run: bool, out: &mut Output) -> Result<Exit, Failure> 
             let Some(mut instance) = Instance::open(id)? else {
                 return Ok(None);
             };
-            instance.upgrade(id)?;
+            instance.upgrade(id, &object)?;
             Ok(Some(instance.name().to_owned()))
         })?;
         let name = upgraded.map_err(|error| {
-            let error = anyhow::Error::new(error).context(format!("upgrade in {namespace}"));
-            Failure::failed(
-                error,
-                "every port goes on with the programs it had, or with the new ones where they \
-                 were put before",
-            )
+            let before = match done.as_slice() {
+                [] => String::new(),
+                names => format!(" (done: {})", names.join(", ")),
+            };
+            let state = match error {
+                dataplane::Error::HalfUpgraded { .. } => "old and new programs run side by side",
+                _ => "every port goes on with the programs it had",
+            };
+            let context = format!("upgrade in {namespace}{before}");
+            Failure::failed(anyhow::Error::new(error).context(context), state)
         })?;
         done.extend(name);
     }

@@ -78,6 +78,8 @@ pub(super) async fn run(arguments: &Explain, out: &mut Output) -> Result<Exit, F
     let report = report(arguments, &port, &facts, matched, &trial, frame.len() - 14);
     if out.is_json() {
         out.json(&report)?;
+    } else if out.is_brief() {
+        out.text(brief(&report))?;
     } else {
         out.text(text(&report))?;
     }
@@ -261,6 +263,20 @@ fn chosen<'a>(
 
 fn mac(bytes: [u8; 6]) -> String {
     bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// One line: what becomes of it.
+fn brief(report: &Report) -> String {
+    match (report.reason, &report.egress) {
+        (Some(reason), _) => format!("{} {reason}\n", report.decision),
+        (None, Some(egress)) => {
+            let via = egress
+                .gateway
+                .map_or_else(String::new, |via| format!(" via {via}"));
+            format!("{}{via} dev {}\n", report.decision, egress.device)
+        }
+        (None, None) => format!("{}\n", report.decision),
+    }
 }
 
 fn text(report: &Report) -> String {

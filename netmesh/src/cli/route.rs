@@ -10,7 +10,7 @@ use super::dataplane::{look, write};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::table::table;
-use super::{route_import, route_spec};
+use super::{neighbours, route_import, route_spec};
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
 use crate::plan::state::FibRoute;
@@ -58,7 +58,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
     let (prefix, route) = route_spec::parse(&spec.words).map_err(Failure::rejected)?;
     let (mut instance, facts) = write().await?;
     let present = instance.route(prefix, Origin::Static, &facts)?;
-    if let Some(present) = present {
+    if let Some(present) = &present {
         if present.route == route {
             if !spec.dry_run {
                 // Its link may have been down, which makes the kernel forget its neighbours.
@@ -72,7 +72,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
                 "{prefix} is there already: {}; change it with `netmesh route replace`",
                 present.route
             );
-            return Err(Failure::failed(error, "nothing was changed"));
+            return Err(Failure::rejected(error));
         }
     }
     if spec.dry_run {
@@ -93,6 +93,10 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         })?;
     settle(&mut instance, &facts)?;
     keep_resolved(&route).await?;
+    if let Some(present) = present {
+        neighbours::let_go_unused(neighbours::of(&present.route), &instance, &facts).await?;
+    }
+    neighbours::warn_off_link(&route, &facts);
     say(out, &format!("{prefix} {route}"))
 }
 
@@ -101,36 +105,27 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
     if dry_run {
         return say(out, &format!("route del {prefix}"));
     }
+    let present = instance.route(prefix, Origin::Static, &facts)?;
     instance
         .remove_route(prefix, Origin::Static)
-        .map_err(|error| Failure::failed(error, "nothing was changed"))?;
+        .map_err(|error| match error {
+            crate::dataplane::Error::NoRoute { .. } => Failure::rejected(error),
+            error => Failure::failed(error, "nothing was changed"),
+        })?;
     settle(&mut instance, &facts)?;
+    if let Some(present) = present {
+        neighbours::let_go_unused(neighbours::of(&present.route), &instance, &facts).await?;
+    }
     say(out, &format!("{prefix}: removed"))
 }
 
 /// Asks the kernel to resolve the next hops and to keep them so.
 pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
-    use crate::plan::state::{Namespace, Neighbour};
+    use crate::plan::state::Namespace;
     use crate::plan::step::Step;
 
-    let mut neighbours = Vec::new();
-    let mut add = |gateway: Option<IpAddr>, link: &String| {
-        neighbours.extend(gateway.map(|address| Neighbour {
-            link: link.clone(),
-            address,
-        }));
-    };
-    match route {
-        FibRoute::Via { gateway, link } => add(*gateway, link),
-        FibRoute::Paths(paths) => paths.iter().for_each(|path| add(path.gateway, &path.link)),
-        FibRoute::Connected { .. }
-        | FibRoute::Local
-        | FibRoute::Unreachable
-        | FibRoute::Prohibit
-        | FibRoute::Blackhole
-        | FibRoute::Punt => {}
-    }
+    let neighbours = neighbours::of(route);
     if neighbours.is_empty() {
         return Ok(());
     }
@@ -170,8 +165,15 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
     let lines = rows
         .iter()
         .map(|row| {
+            let shown = if row.active {
+                row.withdrawn.as_slice()
+            } else {
+                &[]
+            };
+            let withdrawn = shown.join(", ");
             let note = match (row.active, row.resolved) {
                 (false, _) => "not preferred",
+                (true, _) if !withdrawn.is_empty() => "withdrawn: ",
                 (true, Some(false)) if matches!(row.route, FibRoute::Paths(_)) => {
                     "a next hop unresolved: its flows go by the others"
                 }
@@ -182,7 +184,7 @@ fn show(rows: &[RouteRow], out: &mut Output) -> Result<Exit, Failure> {
                 row.prefix.to_string(),
                 row.route.to_string(),
                 origin_name(row.origin).to_owned(),
-                note.to_owned(),
+                format!("{note}{withdrawn}"),
             ]
         })
         .collect();

@@ -14,6 +14,11 @@ use crate::plan::state::{FibRoute, Path};
 pub(super) enum RouteSpecError {
     #[error("`{0}` is not a prefix; write it like 2a02:1802:5e:1::/64, or `default`")]
     Prefix(String),
+    #[error(
+        "`{0}` is neither a prefix nor an action; actions are unreachable, prohibit, blackhole and punt, \
+         and come in front of the prefix"
+    )]
+    Action(String),
     #[error("{0} has host bits set; the prefix is {1}")]
     HostBits(IpNet, IpNet),
     #[error("`{0}` is not an address")]
@@ -71,6 +76,19 @@ pub(super) fn read<'a>(
         words.next();
     }
     let text = words.next().ok_or(RouteSpecError::NoPrefix)?;
+    // A word in front of a prefix was meant as an action.
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text != "default";
+    if action.is_none()
+        && is_word
+        && let Err(error @ RouteSpecError::Prefix(_)) = prefix(text, None)
+    {
+        let behind = words.peek().is_some_and(|next| prefix(next, None).is_ok());
+        return Err(if behind {
+            RouteSpecError::Action(text.into())
+        } else {
+            error
+        });
+    }
     let mut paths: Vec<Words> = Vec::new();
     let mut path = Words::default();
     let mut several = false;
@@ -294,6 +312,11 @@ mod tests {
             error("2a02::/200 dev a"),
             RouteSpecError::Prefix("2a02::/200".into())
         );
+        assert_eq!(
+            error("blackhol 2a02::/64"),
+            RouteSpecError::Action("blackhol".into())
+        );
+        assert_eq!(error("blackhol"), RouteSpecError::Prefix("blackhol".into()));
         assert!(matches!(
             error("2a02:1802:5e:1::5/64 dev a"),
             RouteSpecError::HostBits(..)

@@ -13,6 +13,9 @@ pub enum Error {
     /// Signals.
     #[error("cannot listen to signals")]
     Signals(#[source] io::Error),
+    /// The thread that watches over next hops.
+    #[error("cannot watch over next hops")]
+    Watcher(#[source] io::Error),
     /// The address metrics are to be served at.
     #[error("metrics cannot be served at {address}")]
     Metrics {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 use super::Error;
 use super::files::Files;
 use super::follow::Followers;
+use super::health::Watcher;
 use super::objects::Objects;
 use super::pass::{Node, Outcome};
 use super::schedule::Schedule;
@@ -70,6 +71,7 @@ pub async fn run(objects: impl Objects, options: Options) -> Result<(), Error> {
         let address = bound.map_err(|source| Error::Metrics { address, source })?;
         tracing::info!(%address, "metrics are served");
     }
+    let _watcher = Watcher::start(Arc::clone(&told)).map_err(Error::Watcher)?;
     let wake = Arc::new(Wake::default());
     let mut files = Files::new(objects.folder(), Arc::clone(&wake));
     let followers = Followers::new(Arc::clone(&wake), !options.mirror.is_empty());

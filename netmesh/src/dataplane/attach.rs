@@ -44,7 +44,7 @@ const KINDS: [Kind; 5] = [
 ];
 
 impl Kind {
-    const fn hook(self) -> Hook {
+    pub(super) const fn hook(self) -> Hook {
         match self {
             Self::Xdp | Self::XdpVlan => Hook::Xdp,
             Self::XdpGeneric => Hook::XdpGeneric,
@@ -121,7 +121,7 @@ impl View {
 
     /// The kernel still has the link on that device. A link outlives its device, and anybody may
     /// detach one.
-    fn is_attached(&self, kind: Kind, ifindex: u32) -> Result<bool, Error> {
+    pub(super) fn is_attached(&self, kind: Kind, ifindex: u32) -> Result<bool, Error> {
         if kind == Kind::Clsact {
             return Ok(true);
         }

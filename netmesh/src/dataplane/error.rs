@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use netmesh_common::table::LAYOUT;
 use thiserror::Error;
 
 /// Why the data plane did not do what it was told.
@@ -43,6 +44,38 @@ pub enum Error {
         kernel: String,
         /// The end of the verifier's log, or the loader's own words.
         tail: String,
+    },
+    /// A file that is no object of ours.
+    #[error("{path} is not an object of this netmesh")]
+    Object {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A new program that decides otherwise than it must.
+    #[error("{0}")]
+    SelfTest(Box<super::self_test::Wrong>),
+    /// An instance of another layout.
+    #[error(
+        "a data plane of layout {layout} serves this namespace ({path}), and this netmesh knows \
+         layout {LAYOUT} only; keep the routes that were set by hand with the netmesh that made it \
+         (`netmesh route export`), then `netmesh dataplane detach` and `attach` or `apply` with this \
+         one"
+    )]
+    OtherLayout {
+        /// Its layout.
+        layout: u32,
+        /// Its folder.
+        path: PathBuf,
+    },
+    /// An upgrade that failed and could not be undone.
+    #[error("the upgrade failed halfway, and these could not be put back: {left}; upgrade again")]
+    HalfUpgraded {
+        /// Hooks and pins that are not what they were.
+        left: String,
+        /// Why it failed.
+        source: Box<Error>,
     },
     /// A packet on trial.
     #[error("the program cannot be tried")]

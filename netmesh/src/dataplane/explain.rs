@@ -2,37 +2,26 @@
 //! trace in counters or on a wire (`BPF_PROG_TEST_RUN`).
 //!
 //! The program cannot be run in place, for it counts. A copy with counters of its own is loaded;
-//! that it is the same program is shown by its tag, the kernel's hash over its instructions. Stage 1
-//! of the table counts beside its entries, so the copy has those of the packet's two addresses in a
-//! table of its own.
+//! that it is the same program is shown by its tag, the kernel's hash over its instructions.
 
-use std::io;
 use std::net::IpAddr;
 
-use aya::maps::{Array, PerCpuArray};
-use aya::programs::{
-    ProgramError, ProgramInfo, SchedClassifier, TestRun as _, TestRunOptions, Xdp,
-};
+use aya::programs::ProgramInfo;
 use netmesh_common::class::Address;
 use netmesh_common::header::ETHERNET;
 use netmesh_common::lines::key_of;
-use netmesh_common::table::{Port as PortEntry, PortCounters, PortPlace};
-use netmesh_common::verdict::{DropReason, Outcome, PuntReason};
+use netmesh_common::table::Port as PortEntry;
+use netmesh_common::verdict::Outcome;
 
+use super::Error;
 use super::attach::PortRow;
 use super::instance::View;
-use super::places::arranged;
-use super::{Error, load};
+use super::object::Object;
+use super::trial::{STAND_IN, Stand, TC, XDP, broken, failed};
 use crate::plan::state::Hook;
 
 /// The link-layer address packets on trial come from.
 pub const SENDER: [u8; 6] = [0x02, 0, 0, 0, 0, 0x01];
-
-/// The link-layer address of a port without one, for the trial.
-const STAND_IN: [u8; 6] = [0x02, 0, 0, 0, 0, 0x02];
-
-/// Room for the packet as it leaves.
-const ROOM: usize = 1 << 16;
 
 /// What came of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,79 +56,24 @@ impl View {
     /// # Errors
     /// When the pinned programs are not those of this binary, or the kernel refuses the run.
     pub fn try_frame(&self, port: &PortRow, frame: &[u8]) -> Result<Trial, Error> {
-        let mut copy = load::copy(&self.folder, &self.lines, &keys(frame))?;
-        {
-            let ports = copy.map_mut("PORTS").ok_or(broken("it has no ports"))?;
-            let mut ports: Array<_, PortPlace> = ports
-                .try_into()
-                .map_err(|_| broken("its ports are of another shape"))?;
-            let entries = self.port_entries().into_iter().map(|(ifindex, mut entry)| {
-                if ifindex == port.ifindex {
-                    // Untagged, and as if by a program of its own.
-                    entry.vlan = 0;
-                    if entry.flags & PortEntry::LAYER3 != 0 {
-                        entry.flags &= !PortEntry::LAYER3;
-                        entry.mac = STAND_IN;
-                    }
-                }
-                (ifindex, entry)
-            });
-            for (index, place) in arranged(entries).ok_or(broken("its ports find no room"))? {
-                ports.set(index, place, 0).map_err(|source| Error::Map {
-                    map: "PORTS",
-                    action: "copy it",
-                    source,
-                })?;
-            }
-        }
-        let mut out = vec![0; ROOM];
         let is_tc = port.port.hook == Hook::Tc;
-        let name = if is_tc { "netmesh_tc" } else { "netmesh_xdp" };
-        let (result, tag) = if is_tc {
-            let program = load::tagged(&mut copy, name, SchedClassifier::load)?;
-            let tag = program.info().map_err(failed)?.tag();
-            // struct __sk_buff: the device.
-            let mut context = [0_u8; 192];
-            context[40..44].copy_from_slice(&port.ifindex.to_ne_bytes());
-            (program.test_run(options(frame, &mut out, &context)), tag)
-        } else {
-            let program = load::tagged(&mut copy, name, Xdp::load)?;
-            let tag = program.info().map_err(failed)?.tag();
-            // struct xdp_md: end of the data, the device.
-            let mut context = [0_u8; 24];
-            context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
-            context[12..16].copy_from_slice(&port.ifindex.to_ne_bytes());
-            (program.test_run(options(frame, &mut out, &context)), tag)
-        };
-        let result = result.map_err(failed)?;
+        let name = if is_tc { TC } else { XDP };
+        let mut stand = Stand::new(self, &Object::default(), name, &keys(frame))?;
         let pinned = ProgramInfo::from_pin(self.folder.program(name)).map_err(failed)?;
-        if pinned.tag() != tag {
+        if pinned.tag() != stand.tag {
             return Err(Error::OtherProgram {
                 name,
                 pinned: pinned.tag(),
-                own: tag,
+                own: stand.tag,
             });
         }
-        out.truncate(result.data_size_out as usize);
-        let counters: PerCpuArray<_, PortCounters> = copy
-            .map("PORT_CNT")
-            .ok_or(broken("it has no counters"))?
-            .try_into()
-            .map_err(|_| broken("its counters are of another shape"))?;
-        let values = counters.get(&port.slot, 0).map_err(|source| Error::Map {
-            map: "PORT_CNT",
-            action: "read the copy's",
-            source,
-        })?;
-        let outcome = values
-            .iter()
-            .find_map(told)
-            .ok_or(broken("it counted nothing"))?;
+        stand.plain(port.ifindex)?;
+        let tried = stand.run(port.ifindex, frame)?;
         Ok(Trial {
             program: name,
-            tag,
-            outcome,
-            frame: out,
+            tag: stand.tag,
+            outcome: tried.outcome.ok_or(broken("it counted nothing"))?,
+            frame: tried.frame,
         })
     }
 }
@@ -161,40 +95,4 @@ fn keys(frame: &[u8]) -> Vec<u64> {
     };
     let known = addresses.iter().flatten();
     known.filter_map(key_of).collect()
-}
-
-fn options<'a>(frame: &'a [u8], out: &'a mut [u8], context: &'a [u8]) -> TestRunOptions<'a> {
-    TestRunOptions {
-        data_in: Some(frame),
-        data_out: Some(out),
-        ctx_in: Some(context),
-        ..TestRunOptions::default()
-    }
-}
-
-/// The one outcome that was counted.
-fn told(counters: &PortCounters) -> Option<Outcome> {
-    let punt = PuntReason::ALL
-        .iter()
-        .find(|reason| counters.punted[reason.index() as usize] != 0);
-    let drop = DropReason::ALL
-        .iter()
-        .find(|reason| counters.dropped[reason.index() as usize] != 0);
-    match (punt, drop) {
-        (Some(reason), _) => Some(Outcome::Punt(*reason)),
-        (None, Some(reason)) => Some(Outcome::Drop(*reason)),
-        (None, None) => (counters.forwarded != 0).then_some(Outcome::Forward),
-    }
-}
-
-fn failed(source: ProgramError) -> Error {
-    Error::Trial {
-        source: io::Error::other(source),
-    }
-}
-
-fn broken(what: &'static str) -> Error {
-    Error::Trial {
-        source: io::Error::other(what),
-    }
 }

@@ -125,6 +125,19 @@ impl View {
         hops.map(Way::Several)
     }
 
+    /// The next hops that any group has, also one that no route refers to any more.
+    pub(super) fn every_member(&self) -> Result<BTreeSet<u32>, Error> {
+        let mut all = BTreeSet::new();
+        for id in 1..MAX_GROUPS {
+            let group = get(&self.maps, id)?;
+            if group.count == 0 {
+                break; // Slots are used in order at first, and never emptied.
+            }
+            all.extend(members(&group).iter().map(|member| member.next_hop));
+        }
+        Ok(all)
+    }
+
     /// The next hops and groups that the indexes of routes lead to, whole.
     pub(super) fn reached(
         &self,

@@ -79,6 +79,7 @@ impl View {
     /// When its maps are not what this binary expects.
     pub fn open(namespace: NamespaceId) -> Result<Option<Self>, Error> {
         let Some(folder) = Folder::find(namespace)? else {
+            Folder::refuse_other(namespace)?;
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
@@ -134,6 +135,7 @@ impl Instance {
     ) -> Result<Self, Error> {
         pin::ensure_bpffs()?;
         let folder = Folder::of(name, namespace)?;
+        Folder::refuse_other(namespace)?;
         loop {
             if let Some(other) = Folder::find(namespace)?
                 && other.name != folder.name
@@ -162,6 +164,7 @@ impl Instance {
                 return Ok(Some(instance));
             }
         }
+        Folder::refuse_other(namespace)?;
         Ok(None)
     }
 

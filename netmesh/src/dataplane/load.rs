@@ -14,11 +14,9 @@ use netmesh_common::lines::HEADER;
 
 use super::instance::Capacity;
 use super::lines::Lines;
+use super::object::Object;
 use super::pin::{Folder, NamespaceId};
 use super::{Error, growing, kernel_layout, lines, maps, probe, trees};
-
-/// The object built from `netmesh-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/netmesh-ebpf"));
 
 /// Programs that follow neighbours and lost frames, and the tracepoint each sits on.
 pub(super) const FOLLOWERS: [(&str, &str); 5] = [
@@ -54,7 +52,7 @@ pub(super) fn load(
         .map_max_entries("RIB", growing::FIRST.min(capacity.routes.saturating_mul(2)))
         .map_max_entries("PREFIX_CNT", capacity.counters)
         .map_max_entries("COUNTER_IDS", capacity.counters.saturating_add(1))
-        .load(OBJECT)
+        .load(Object::default().bytes())
         .map_err(refused)?;
 
     set_header(&mut ebpf, first.header())?;
@@ -73,14 +71,21 @@ pub(super) fn load(
     Ok(())
 }
 
-/// Loads the programs once more, upon the maps that are there, and pins them under the names
-/// that `program` and `link` give.
+/// Programs that are loaded and not at work yet.
+pub(super) struct Loaded {
+    ebpf: Ebpf,
+    /// What keeps neighbours from being followed.
+    unfollowed: Option<Error>,
+}
+
+/// Loads the programs of an object upon the maps that are there, and pins those for ports under
+/// the names that `program` gives.
 pub(super) fn reload(
+    object: &Object,
     folder: &Folder,
     namespace: NamespaceId,
     program: impl Fn(&str) -> PathBuf,
-    link: impl Fn(&str) -> PathBuf,
-) -> Result<(), Error> {
+) -> Result<Loaded, Error> {
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
     let mut loader = EbpfLoader::new();
@@ -89,18 +94,42 @@ pub(super) fn reload(
         // The shape of the pins was checked when the instance was opened: the library does not.
         loader.map_pin_path(name, folder.map(name));
     }
-    let mut ebpf = loader.load(OBJECT).map_err(refused)?;
+    let mut ebpf = loader.load(object.bytes()).map_err(refused)?;
     pin_programs(&mut ebpf, program)?;
-    if let Err(error) = layout.map(drop).and_then(|()| follow(&mut ebpf, link)) {
-        unfollowed(folder, &error);
+    let unfollowed = layout.map(drop).and_then(|()| load_followers(&mut ebpf));
+    Ok(Loaded {
+        ebpf,
+        unfollowed: unfollowed.err(),
+    })
+}
+
+impl Loaded {
+    /// Sets the followers to work and pins them under the names that `link` gives. A kernel that
+    /// has none goes on with those that run, if any do.
+    pub(super) fn follow(
+        mut self,
+        folder: &Folder,
+        link: impl Fn(&str) -> PathBuf,
+    ) -> Result<(), Error> {
+        match self.unfollowed.take() {
+            None => attach_followers(&mut self.ebpf, link),
+            Some(error) => {
+                unfollowed(folder, &error);
+                Ok(())
+            }
+        }
     }
-    Ok(())
 }
 
 /// Another copy of the programs, upon the tables that are there but with ports and counters of its
 /// own, and with what stage 1 says of these keys: what is tried on it leaves no trace. None of its
 /// programs is loaded yet.
-pub(super) fn copy(folder: &Folder, stage: &Lines, keys: &[u64]) -> Result<Ebpf, Error> {
+pub(super) fn copy(
+    object: &Object,
+    folder: &Folder,
+    stage: &Lines,
+    keys: &[u64],
+) -> Result<Ebpf, Error> {
     static TRIALS: AtomicU32 = AtomicU32::new(0);
     let trial = TRIALS.fetch_add(1, Ordering::Relaxed);
     let pin = folder.map(&format!("trial-{}-{trial}", std::process::id()));
@@ -115,7 +144,7 @@ pub(super) fn copy(folder: &Folder, stage: &Lines, keys: &[u64]) -> Result<Ebpf,
             loader.map_pin_path(name, folder.map(name));
         }
     }
-    let loaded = loader.load(OBJECT).map_err(refused);
+    let loaded = loader.load(object.bytes()).map_err(refused);
     // One that is left behind goes with the folder.
     let _ = fs::remove_file(&pin);
     let mut ebpf = loaded?;
@@ -166,11 +195,23 @@ fn unfollowed(folder: &Folder, error: &Error) {
 
 /// All of the follower, or none of it.
 fn follow(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
+    load_followers(ebpf)?;
+    attach_followers(ebpf, path)
+}
+
+fn load_followers(ebpf: &mut Ebpf) -> Result<(), Error> {
     let btf = kernel_types()?;
-    let mut links = Vec::new();
     for (name, tracepoint) in FOLLOWERS {
         let follower: &mut BtfTracePoint = program(ebpf, name)?;
         verified(|| follower.load(tracepoint, btf))?;
+    }
+    Ok(())
+}
+
+fn attach_followers(ebpf: &mut Ebpf, path: impl Fn(&str) -> PathBuf) -> Result<(), Error> {
+    let mut links = Vec::new();
+    for (name, _) in FOLLOWERS {
+        let follower: &mut BtfTracePoint = program(ebpf, name)?;
         let link = follower.attach().map_err(refused)?;
         let link: FdLink = follower.take_link(link).map_err(refused)?.into();
         links.push((name, link));

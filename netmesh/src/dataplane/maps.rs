@@ -81,6 +81,12 @@ pub(super) struct Shape {
 }
 
 impl Shape {
+    /// Type, key size and value size are its own.
+    pub(super) const fn is(&self, found: (u32, u32, u32)) -> bool {
+        let own = (self.kind as u32, self.key as u32, self.value as u32);
+        found.0 == own.0 && found.1 == own.1 && found.2 == own.2
+    }
+
     /// A map like this, for so many entries, that nobody else knows yet.
     pub(super) fn make(&self, entries: u32) -> Result<MapData, MapError> {
         let map = aya_obj::Map::new_from_params(
@@ -277,33 +283,44 @@ const TRACE: Shape = shape(
 );
 const EVENTS: Shape = shape("EVENTS", MapType::RingBuf, 0, 0, Some(RING), 0);
 
-/// Names, in the order they are pinned.
-pub(super) const NAMES: [&str; 24] = [
-    FIB6.name,
-    FIB4.name,
-    TABLES.name,
-    HEADERS.name,
-    ACTIVE.name,
-    CLASSES.name,
-    PIECES.name,
-    TREES.name,
-    CARRIED.name,
-    KEPT.name,
-    INSIDE.name,
-    NEXT_HOPS.name,
-    GROUPS.name,
-    NEIGHBOURS.name,
-    PORTS.name,
-    TX.name,
-    VLANS.name,
-    MARTIANS.name,
-    PREFIX_CNT.name,
-    PORT_CNT.name,
-    RIB.name,
-    COUNTER_IDS.name,
-    TRACE.name,
-    EVENTS.name,
+/// Every map, in the order they are pinned.
+pub(super) const SHAPES: [&Shape; 24] = [
+    &FIB6,
+    &FIB4,
+    &TABLES,
+    &HEADERS,
+    &ACTIVE,
+    &CLASSES,
+    &PIECES,
+    &TREES,
+    &CARRIED,
+    &KEPT,
+    &INSIDE,
+    &NEXT_HOPS,
+    &GROUPS,
+    &NEIGHBOURS,
+    &PORTS,
+    &TX,
+    &VLANS,
+    &MARTIANS,
+    &PREFIX_CNT,
+    &PORT_CNT,
+    &RIB,
+    &COUNTER_IDS,
+    &TRACE,
+    &EVENTS,
 ];
+
+/// Their names.
+pub(super) const NAMES: [&str; SHAPES.len()] = {
+    let mut names = [""; SHAPES.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = SHAPES[at].name;
+        at += 1;
+    }
+    names
+};
 
 /// Those a program counts and tells into: a copy of it on trial has its own. The tallies of stage 1
 /// lie beside its entries, so it has a table of its own too, and a header and a generation with it.

@@ -89,11 +89,11 @@ impl Lookup for Kernel {
 }
 
 /// `struct nlmsghdr`, and `struct ndmsg` behind it.
-const HEADER: usize = 16;
-const NEIGHBOUR: usize = 12;
+pub(super) const HEADER: usize = 16;
+pub(super) const NEIGHBOUR: usize = 12;
 
 /// `NUD_VALID` of include/net/neighbour.h, as the follower judges it.
-const USABLE: u16 = libc::NUD_PERMANENT
+pub(super) const USABLE: u16 = libc::NUD_PERMANENT
     | libc::NUD_NOARP
     | libc::NUD_REACHABLE
     | libc::NUD_STALE
@@ -101,7 +101,7 @@ const USABLE: u16 = libc::NUD_PERMANENT
     | libc::NUD_PROBE;
 
 /// `RTM_GETNEIGH` for one neighbour.
-fn question(ifindex: u32, address: IpAddr) -> Vec<u8> {
+pub(super) fn question(ifindex: u32, address: IpAddr) -> Vec<u8> {
     let (family, bytes) = encode(address);
     let (family, bytes) = if family == 6 {
         (libc::AF_INET6, &bytes[..])
@@ -155,7 +155,7 @@ fn answer(message: &[u8]) -> io::Result<Option<[u8; 6]>> {
     Ok(None)
 }
 
-fn two(bytes: &[u8], at: usize) -> Option<u16> {
+pub(super) fn two(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..at + 2)?;
     Some(u16::from_ne_bytes(bytes.try_into().ok()?))
 }

@@ -25,7 +25,7 @@ use crate::plan::facts::{self, Device, NamespaceFacts};
 type Identity = (u32, u8, [u8; 16], u8);
 
 /// Words of a slot: link; ifindex and MTU; source address, flags, family; address (2).
-const WORDS: usize = size_of::<NextHop>() / size_of::<u64>();
+pub(super) const WORDS: usize = size_of::<NextHop>() / size_of::<u64>();
 
 /// Attempts to find a neighbour at rest before it is left to the follower.
 const SETTLE: usize = 8;
@@ -223,6 +223,13 @@ impl NextHops {
         let [s0, s1, s2, s3, s4, s5] = hop.source_mac;
         let (low, high) = hop.address.split_at(8);
         let half = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_ne_bytes);
+        // One that is withdrawn stays so: not the writer decides on that.
+        let flags = match self.load(id) {
+            Some(before) if before.ifindex != 0 && identity(&before) == identity(hop) => {
+                hop.flags & !NextHop::WITHDRAWN | before.flags & NextHop::WITHDRAWN
+            }
+            _ => hop.flags,
+        };
         let [i0, i1, i2, i3] = hop.ifindex.to_ne_bytes();
         let [m0, m1, m2, m3] = hop.mtu.to_ne_bytes();
         let words = [
@@ -230,7 +237,7 @@ impl NextHops {
             (4, half(high)),
             (
                 2,
-                u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, hop.flags, hop.family]),
+                u64::from_ne_bytes([s0, s1, s2, s3, s4, s5, flags, hop.family]),
             ),
             (1, u64::from_ne_bytes([i0, i1, i2, i3, m0, m1, m2, m3])),
         ];
@@ -270,7 +277,8 @@ pub(super) fn get(maps: &Maps, id: u32) -> Result<NextHop, Error> {
 }
 
 fn identity(hop: &NextHop) -> Identity {
-    (hop.ifindex, hop.family, hop.address, hop.flags)
+    let flags = hop.flags & !NextHop::WITHDRAWN;
+    (hop.ifindex, hop.family, hop.address, flags)
 }
 
 fn flags(device: &Device, connected: bool) -> u8 {

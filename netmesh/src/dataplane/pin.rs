@@ -13,7 +13,7 @@ use netmesh_common::table::LAYOUT;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, sys};
+use super::{Error, clsact, sys};
 
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 
@@ -74,7 +74,11 @@ impl Folder {
         if let Some(hidden) = hidden() {
             return Err(Error::PrivateMounts(hidden));
         }
-        Ok(entries(&root())?
+        Self::list_in(&root())
+    }
+
+    fn list_in(root: &Path) -> Result<Vec<Self>, Error> {
+        Ok(entries(root)?
             .into_iter()
             .filter_map(|file| {
                 let (name, cookie) = file.rsplit_once('@')?;
@@ -83,11 +87,59 @@ impl Folder {
                     Some(Self {
                         name: name.replace(DOT, "."),
                         cookie: u64::from_str_radix(cookie, 16).ok()?,
-                        path: root().join(&file),
+                        path: root.join(&file),
                     })
                 })?
             })
             .collect())
+    }
+
+    /// The instance of another layout that serves a namespace, and its layout.
+    ///
+    /// # Errors
+    /// When the folders of instances cannot be read.
+    pub fn find_other(namespace: NamespaceId) -> Result<Option<(u32, Self)>, Error> {
+        let all = Path::new(BPFFS).join("netmesh");
+        for name in entries(&all)? {
+            let layout = name.strip_prefix('v').and_then(|text| text.parse().ok());
+            let Some(layout) = layout.filter(|layout| *layout != LAYOUT) else {
+                continue;
+            };
+            let folders = Self::list_in(&all.join(name))?;
+            let serves = |folder: &Self| folder.cookie == namespace.cookie;
+            if let Some(folder) = folders.into_iter().find(serves) {
+                return Ok(Some((layout, folder)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Refuses a namespace that an instance of another layout serves.
+    pub(super) fn refuse_other(namespace: NamespaceId) -> Result<(), Error> {
+        match Self::find_other(namespace)? {
+            Some((layout, folder)) => Err(Error::OtherLayout {
+                layout,
+                path: folder.path,
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes an instance of another layout, whatever its maps hold: its programs go with their
+    /// pins. Call it in the namespace it serves.
+    ///
+    /// # Errors
+    /// When another writer is at work, or a pin cannot be removed.
+    pub fn discard_other(&self) -> Result<(), Error> {
+        let lock = sys::try_lock(&self.path);
+        let _lock = lock.map_err(|source| failed("cannot lock", &self.path, source))?;
+        for name in entries(&self.links())? {
+            // A filter is not taken along by its record.
+            if let Some(ifindex) = name.strip_prefix("clsact-") {
+                ifindex.parse().into_iter().for_each(clsact::detach);
+            }
+        }
+        remove(&self.path)
     }
 
     /// Removes an instance whose namespace no longer exists: nobody can enter it to delete the

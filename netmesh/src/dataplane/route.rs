@@ -25,6 +25,9 @@ pub struct RouteRow {
     pub active: bool,
     /// The next hop's link-layer address is known, where one is needed; of several, all of them.
     pub resolved: Option<bool>,
+    /// Those of several next hops that failed and are not used until they have proved themselves.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub withdrawn: Vec<String>,
 }
 
 /// What the data plane does with packets for an address.
@@ -78,7 +81,25 @@ pub(super) fn row(
         route: decode_route(entry, way, facts),
         active,
         resolved: way.resolved().filter(|_| forwards),
+        withdrawn: withdrawn(way, facts),
     })
+}
+
+/// Those that groups do without, in the words of `ip route`.
+fn withdrawn(way: &Way, facts: &NamespaceFacts) -> Vec<String> {
+    let Way::Several(hops) = way else {
+        return Vec::new();
+    };
+    let held = hops
+        .iter()
+        .filter(|(hop, _)| hop.flags & NextHop::WITHDRAWN != 0);
+    held.map(|(hop, _)| {
+        let via = next_hop::decode(hop).map_or_else(String::new, |via| format!("via {via} "));
+        let name = facts.name_of(hop.ifindex);
+        let name = name.map_or_else(|| format!("if{}?", hop.ifindex), ToString::to_string);
+        format!("{via}dev {name}")
+    })
+    .collect()
 }
 
 fn decode_route(entry: &RibEntry, way: &Way, facts: &NamespaceFacts) -> FibRoute {

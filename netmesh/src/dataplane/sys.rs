@@ -83,6 +83,15 @@ pub(super) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
     link_info(link).map(|info| info.prog_id)
 }
 
+/// Opens a program by its id.
+pub(super) fn program(id: u32) -> io::Result<OwnedFd> {
+    let mut attr = zeroed();
+    attr.__bindgen_anon_6.__bindgen_anon_1.prog_id = id;
+    let fd = bpf(bpf_cmd::BPF_PROG_GET_FD_BY_ID, &mut attr)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: all zero is a value of this plain kernel structure.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };

@@ -3,6 +3,7 @@
 //! Only *that* something changed is told, not what: whoever hears of it reads the kernel anew, so
 //! that an event that was lost, doubled or overtaken can do no harm.
 
+use std::collections::HashMap;
 use std::io;
 
 use netlink_packet_core::NetlinkBuffer;
@@ -50,6 +51,14 @@ const DAEMONS: u8 = 8;
 /// Where a route message tells its protocol (`struct rtmsg.rtm_protocol`).
 const PROTOCOL: usize = 5;
 
+/// States in which a neighbour's link-layer address may be used (`NUD_VALID`).
+const USABLE: u16 = libc::NUD_PERMANENT
+    | libc::NUD_NOARP
+    | libc::NUD_REACHABLE
+    | libc::NUD_STALE
+    | libc::NUD_DELAY
+    | libc::NUD_PROBE;
+
 /// What has changed since the last time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -75,7 +84,15 @@ pub struct Follower {
     namespace: Namespace,
     inode: u64,
     buffer: Vec<u8>,
+    known: Known,
 }
+
+/// Neighbours by device and address, with the link-layer address that may be used: the kernel also
+/// tells of each question and answer, which change nothing.
+type Known = HashMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// More than this are forgotten and learnt anew.
+const MOST: usize = 8192;
 
 impl Follower {
     /// Begins to listen: what changes from here on is told. Must be called within a runtime.
@@ -100,6 +117,7 @@ impl Follower {
             namespace: namespace.clone(),
             inode,
             buffer: Vec::with_capacity(BUFFER),
+            known: Known::new(),
         })
     }
 
@@ -126,7 +144,7 @@ impl Follower {
                 }
                 Err(source) => return Err(failed(&self.namespace, source)),
             }
-            let changes = read(&self.buffer);
+            let changes = read(&self.buffer, &mut self.known);
             if changes.any() {
                 return Ok(changes);
             }
@@ -142,7 +160,7 @@ fn failed(namespace: &Namespace, source: io::Error) -> Error {
 }
 
 /// What a datagram of the kernel's tells.
-fn read(mut datagram: &[u8]) -> Changes {
+fn read(mut datagram: &[u8], known: &mut Known) -> Changes {
     let mut changes = Changes::default();
     while !datagram.is_empty() {
         let Ok(message) = NetlinkBuffer::new_checked(datagram) else {
@@ -151,12 +169,21 @@ fn read(mut datagram: &[u8]) -> Changes {
             break;
         };
         match message.message_type() {
-            kind::NEW_LINK
-            | kind::DEL_LINK
-            | kind::NEW_ADDRESS
-            | kind::DEL_ADDRESS
-            | kind::DEL_NEIGHBOUR => changes.network = true,
-            kind::NEW_NEIGHBOUR => changes.neighbours = true,
+            kind::NEW_LINK | kind::DEL_LINK | kind::NEW_ADDRESS | kind::DEL_ADDRESS => {
+                changes.network = true;
+            }
+            kind::DEL_NEIGHBOUR => {
+                changes.network = true;
+                let (name, _) = neighbour(message.payload());
+                known.remove(&name);
+            }
+            kind::NEW_NEIGHBOUR => {
+                let (name, usable) = neighbour(message.payload());
+                if known.len() >= MOST {
+                    known.clear();
+                }
+                changes.neighbours |= known.insert(name, usable.clone()) != Some(usable);
+            }
             kind::NEW_ROUTE | kind::DEL_ROUTE => {
                 let protocol = message.payload().get(PROTOCOL).copied().unwrap_or_default();
                 changes.network |= protocol == ROUTE_PROTOCOL || protocol < DAEMONS;
@@ -170,9 +197,55 @@ fn read(mut datagram: &[u8]) -> Changes {
     changes
 }
 
+/// What names the neighbour of a message, and its link-layer address if it may be used.
+fn neighbour(payload: &[u8]) -> (Vec<u8>, Option<Vec<u8>>) {
+    let (header, mut rest) = payload.split_at(payload.len().min(12));
+    let mut name = header.get(..8).unwrap_or_default().to_vec();
+    let state = header.get(8..10).and_then(|state| state.try_into().ok());
+    let usable = state.map_or(0, u16::from_ne_bytes) & USABLE != 0;
+    let mut address = None;
+    while let Some([l0, l1, k0, k1]) = rest.first_chunk() {
+        let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
+        let Some(value) = rest.get(4..length) else {
+            break;
+        };
+        match u16::from_ne_bytes([*k0, *k1]) {
+            libc::NDA_DST => name.extend(value),
+            libc::NDA_LLADDR => address = Some(value.to_vec()),
+            _ => {}
+        }
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    (name, address.filter(|_| usable))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(datagram: &[u8]) -> Changes {
+        super::read(datagram, &mut Known::new())
+    }
+
+    #[test]
+    fn a_neighbour_that_is_asked_and_answers_has_not_changed() {
+        let told = |state: u16, address: u8| {
+            let mut payload = vec![libc::AF_INET as u8, 0, 0, 0, 7, 0, 0, 0];
+            payload.extend(state.to_ne_bytes());
+            payload.extend([0, 1]);
+            payload.extend([8, 0, 1, 0, 10, 0, 0, 1]);
+            payload.extend([10, 0, 2, 0, 2, 0, 0, 0, 0, address, 0, 0]);
+            message(kind::NEW_NEIGHBOUR, &payload)
+        };
+        let mut known = Known::new();
+        let mut seen = |state, address| super::read(&told(state, address), &mut known).neighbours;
+        assert!(seen(libc::NUD_REACHABLE, 1), "new");
+        assert!(!seen(libc::NUD_PROBE, 1));
+        assert!(!seen(libc::NUD_REACHABLE, 1));
+        assert!(seen(libc::NUD_REACHABLE, 2), "another address");
+        assert!(seen(libc::NUD_FAILED, 2), "it may not be used");
+        assert!(seen(libc::NUD_STALE, 2), "it may again");
+    }
 
     fn message(kind: u16, payload: &[u8]) -> Vec<u8> {
         let length = 16 + payload.len();

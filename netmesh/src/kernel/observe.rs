@@ -256,6 +256,25 @@ impl Kernel {
         Ok(())
     }
 
+    /// The neighbours of ours in a namespace: marked with our protocol number.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub async fn own_neighbours(
+        &mut self,
+        namespace: &Namespace,
+    ) -> Result<BTreeSet<Neighbour>, Error> {
+        let devices = self.facts(namespace).await?.devices;
+        let names = devices
+            .iter()
+            .map(|(name, device)| (device.ifindex, name.as_str()));
+        let names = names.collect();
+        let mut state = NamespaceState::default();
+        self.observe_neighbours(namespace, &names, &mut state)
+            .await?;
+        Ok(state.neighbours)
+    }
+
     /// Devices, usable neighbours and addresses of a namespace.
     ///
     /// # Errors

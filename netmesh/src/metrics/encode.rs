@@ -303,6 +303,21 @@ impl Reading {
                 family.gauge(&labels, get(plane) as f64)?;
             }
         }
+        let help = "The next hop answers, and its groups use it.";
+        let mut family = gauge(e, "next_hop_usable", None, help)?;
+        for hop in &self.report.next_hops {
+            let namespace = hop.namespace.to_string();
+            let gateway = hop.address.map(|address| address.to_string());
+            let labels = vec![
+                ("namespace", namespace.as_str()),
+                ("interface", hop.interface.as_str()),
+                ("gateway", gateway.as_deref().unwrap_or_default()),
+            ];
+            family.gauge(&labels, if hop.usable { 1.0 } else { 0.0 })?;
+        }
+        let help = "Times that a next hop failed and was taken out of its groups.";
+        let mut family = counter(e, "next_hop_withdrawals", None, help)?;
+        family.count(&Labels::new(), self.report.withdrawals)?;
         let help = "Neighbours with a usable link-layer address.";
         let mut family = gauge(e, "neighbours", None, help)?;
         for (namespace, count) in &self.neighbours {

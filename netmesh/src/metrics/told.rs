@@ -1,6 +1,7 @@
 //! What the daemon knows and the tables do not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +16,19 @@ pub struct Names {
     pub networks: BTreeMap<IpNet, String>,
     /// `network/resource` of each key.
     pub peers: BTreeMap<PublicKey, String>,
+}
+
+/// One of several next hops, as the daemon watches it.
+#[derive(Clone, Debug)]
+pub struct NextHop {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Its device.
+    pub interface: LinkName,
+    /// Its address; a device without neighbours has none.
+    pub address: Option<IpAddr>,
+    /// It is not withdrawn.
+    pub usable: bool,
 }
 
 /// How the node does.
@@ -34,6 +48,10 @@ pub struct Report {
     pub objects_good: bool,
     /// When they were read last and found right.
     pub objects_read: Option<SystemTime>,
+    /// Next hops of groups.
+    pub next_hops: Vec<NextHop>,
+    /// How often one was withdrawn.
+    pub withdrawals: u64,
     /// Passes that found nothing to do.
     pub unchanged: u64,
     /// Passes that changed something.

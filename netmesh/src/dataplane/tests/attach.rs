@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use netmesh_common::table::Port as PortEntry;
 
 use super::lab::{Machine, alone, eventually, facts, here, ip, tc, tc_link, veth};
+use crate::dataplane::object::Object;
 use crate::dataplane::{Error, Instance, View, pin, sys};
 use crate::plan::state::{Hook, Port, Sources};
 
@@ -260,7 +261,7 @@ fn an_upgrade_changes_the_programs_and_nothing_else() {
         let left = instance.path().join("progs/new-netmesh_xdp");
         sys::pin(sys::open(&xdp).unwrap().as_fd(), &left).unwrap();
 
-        instance.upgrade(here()).unwrap();
+        instance.upgrade(here(), &Object::default()).unwrap();
         let after = programs(&instance);
         assert!(
             after.iter().all(|id| !before.contains(id)),

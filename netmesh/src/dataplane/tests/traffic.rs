@@ -13,6 +13,7 @@ use netmesh_common::table::Origin;
 
 use super::lab::{Machine, alone, eventually, facts, here, ip, towards};
 use crate::dataplane::counters::PortCountersRow;
+use crate::dataplane::object::Object;
 use crate::dataplane::{Instance, View};
 use crate::plan::state::{FibRoute, Hook, Port, Sources};
 
@@ -388,7 +389,7 @@ fn an_upgrade_loses_no_packet() {
                 })
             });
             for _ in 0..3 {
-                instance.upgrade(here()).unwrap();
+                instance.upgrade(here(), &Object::default()).unwrap();
             }
             stop.store(true, Ordering::Relaxed);
             receiver.join().unwrap();

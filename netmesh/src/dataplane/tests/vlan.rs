@@ -4,6 +4,7 @@
 use netmesh_common::table::vlan_key;
 
 use super::lab::{alone, facts, here, ip, tc_link, veth};
+use crate::dataplane::object::Object;
 use crate::dataplane::{Error, Instance, View};
 use crate::plan::facts::{NamespaceFacts, Vlan};
 use crate::plan::state::{Hook, Port, Sources};
@@ -104,7 +105,7 @@ fn ports_of_one_trunk_share_its_program() {
         instance
             .attach("trunk", &port(Hook::Tc), &with_vlans())
             .unwrap();
-        instance.upgrade(here()).unwrap();
+        instance.upgrade(here(), &Object::default()).unwrap();
         drop(instance);
         let mut instance = Instance::open(here()).unwrap().unwrap();
         let tc = format!("trunk {}", tc_link());
