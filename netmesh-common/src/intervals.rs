@@ -83,7 +83,8 @@ const NOWHERE: u64 = u64::MAX >> 1;
 #[inline(always)]
 pub fn find<T: Tree>(tree: &T, key: u64) -> u64 {
     let place = place_of(key);
-    let levels = tree.header(0);
+    // Below the words of a header, which verifiers before Linux 6.3 see of a mask only.
+    let levels = tree.header(0) & (HEADER as u64 - 1);
     // A tree says itself how deep it is: the compiler would unroll a loop whose end it knew, and the
     // programs have no room for what that keeps on the stack.
     if levels == 0 || levels > MAX_LEVELS as u64 {
