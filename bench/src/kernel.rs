@@ -1,7 +1,8 @@
 //! The measuring programs and their maps.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -153,6 +154,40 @@ impl Kernel {
         })?;
         let sum = self.state()?.iter().map(|state| state.sum).sum();
         Ok((result.duration.as_nanos() as f64 / STEPS as f64, sum))
+    }
+
+    /// The same while another CPU looks the same stream up all the time, and counts like this one.
+    pub(crate) fn run_beside(&mut self, name: &str, times: u32) -> anyhow::Result<f64> {
+        // Loads it, and lets both begin where the stream does.
+        self.run(name, false, 1)?;
+        let program: &Xdp = self
+            .ebpf
+            .program(name)
+            .context("no such program")?
+            .try_into()?;
+        let frame = [0_u8; 64];
+        let options = |repeat| TestRunOptions {
+            data_in: Some(&frame),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| -> anyhow::Result<()> {
+                crate::stay_on(crate::Place::First)?;
+                while !over.load(Ordering::Relaxed) {
+                    program.test_run(options(64))?;
+                }
+                Ok(())
+            });
+            std::thread::sleep(Duration::from_millis(20));
+            let result = program.test_run(options(times));
+            over.store(true, Ordering::Relaxed);
+            other
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))?;
+            Ok(result?.duration.as_nanos() as f64 / STEPS as f64)
+        })
     }
 
     fn set_state(&mut self, state: State) -> anyhow::Result<()> {

@@ -15,9 +15,10 @@ mod tree;
 mod usage;
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
@@ -56,7 +57,7 @@ fn main() -> anyhow::Result<()> {
     let sizes: Vec<usize> = arguments
         .map(|size| size.parse().context("a size is a number"))
         .collect::<anyhow::Result<_>>()?;
-    stay_on_one_cpu()?;
+    stay_on(Place::Last)?;
     match what.as_str() {
         "look-ups" => {
             let mut rows = Vec::new();
@@ -71,6 +72,9 @@ fn main() -> anyhow::Result<()> {
                     measure(kind, size, &mut rows)?;
                 }
             }
+            let mut pairs = Vec::new();
+            both(&mut pairs)?;
+            report::write(&file, "two CPUs", &report::both(&pairs)?)?;
             plot::look_ups(&file, &rows)?;
             report::write(&file, "look-ups", &report::look_ups(&rows)?)
         }
@@ -147,14 +151,61 @@ fn measure(kind: Kind, size: usize, rows: &mut Vec<Row>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The last CPU this process may use: the first one answers most interrupts.
-fn stay_on_one_cpu() -> anyhow::Result<()> {
-    let me = Pid::from_raw(0);
-    let allowed = sched_getaffinity(me)?;
-    let last = (0..CpuSet::count())
-        .rev()
-        .find(|cpu| allowed.is_set(*cpu).unwrap_or(false));
+/// Which CPU.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// It answers most interrupts.
+    First,
+    Last,
+}
+
+/// Binds the calling thread to one of the CPUs this machine has.
+fn stay_on(place: Place) -> anyhow::Result<()> {
+    let last = std::thread::available_parallelism()?.get();
+    static MOST: OnceLock<usize> = OnceLock::new();
+    // Asked before the first thread was bound.
+    let most = *MOST.get_or_init(|| last);
+    let cpu = if place == Place::First { 0 } else { most - 1 };
     let mut one = CpuSet::new();
-    one.set(last.context("no CPU")?)?;
-    Ok(sched_setaffinity(me, &one)?)
+    one.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
+/// What two CPUs cost each other that count: on one prefix, and on many.
+fn both(rows: &mut Vec<report::Both>) -> anyhow::Result<()> {
+    const PREFIXES: usize = 65_536;
+    let set = Set::new(Kind::Random, PREFIXES);
+    let filled = Filled {
+        trie: false,
+        hash: false,
+    };
+    let mut kernel = Kernel::new(OBJECT, &set, filled)?;
+    let one = vec![set.keys[0]; STREAM];
+    for (traffic, stream) in [
+        ("one prefix", one),
+        ("65,536 prefixes", set.uniform(STREAM)),
+    ] {
+        kernel.set_stream(&stream);
+        for (name, program) in [
+            ("looked up", "bench_table"),
+            ("and counted", "bench_counted"),
+        ] {
+            let (mut alone, mut beside) = (Vec::new(), Vec::new());
+            for round in 0..=ROUNDS {
+                let (time, _) = kernel.run(program, false, RUNS)?;
+                let both = kernel.run_beside(program, RUNS)?;
+                if round > 0 {
+                    alone.push(time);
+                    beside.push(both);
+                }
+            }
+            rows.push(report::Both {
+                traffic,
+                name,
+                alone: Cell::of(&alone),
+                beside: Cell::of(&beside),
+            });
+        }
+    }
+    Ok(())
 }

@@ -72,6 +72,34 @@ impl Cell {
     }
 }
 
+/// What a CPU takes alone, and while another does the same.
+pub(crate) struct Both {
+    pub(crate) traffic: &'static str,
+    pub(crate) name: &'static str,
+    pub(crate) alone: Cell,
+    pub(crate) beside: Cell,
+}
+
+/// Two CPUs.
+pub(crate) fn both(rows: &[Both]) -> anyhow::Result<String> {
+    let mut text =
+        String::from("\n| both CPUs | | one alone, ns | beside the other, ns | : alone |\n");
+    writeln!(text, "|---|---|---|---|---|")?;
+    for row in rows {
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {:.2} |",
+            row.traffic,
+            row.name,
+            row.alone.spread(0),
+            row.beside.spread(0),
+            row.beside.median / row.alone.median
+        )?;
+    }
+    writeln!(text)?;
+    Ok(text)
+}
+
 /// Puts tables into the file, in the place of those that are there under this name.
 pub(crate) fn write(file: &Path, name: &str, tables: &str) -> anyhow::Result<()> {
     let begin = format!("<!-- {name}: written by `cargo xtask bench` -->");

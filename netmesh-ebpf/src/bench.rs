@@ -33,6 +33,7 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 use netmesh_common::class::Address;
 use netmesh_common::lines::{Buckets, Direction, find};
 use netmesh_common::table::{FibEntry, NextHop, Port};
+use netmesh_common::verdict::Forward;
 use netmesh_common::view::TableView;
 
 /// Addresses of the stream; the loader may use fewer of them, a power of two.
@@ -67,6 +68,13 @@ struct State {
     /// The device of the kernel's look-ups.
     ifindex: u64,
 }
+
+/// What is counted.
+static ONE: Forward = Forward {
+    packets: 1,
+    bytes: 64,
+    ..Forward::EMPTY
+};
 
 /// One method of looking up.
 macro_rules! method {
@@ -106,6 +114,12 @@ method!(bench_nothing, |_context, _state, key| key & 1);
 method!(bench_table, |_context, _state, key| {
     let found = maps::Tables.lookup(&Address::V6(key, 1));
     u64::from(found.map_or(0, |entry| entry.next_hop))
+});
+method!(bench_counted, |_context, _state, key| {
+    let found = maps::Tables.lookup(&Address::V6(key, 1));
+    let entry = found.unwrap_or(FibEntry::NONE);
+    count::on_prefix(entry.counter, Direction::To, &ONE);
+    u64::from(entry.next_hop)
 });
 method!(bench_stage, |_context, _state, key| maps::first_hit(key, 1)
     & 0xffff_ffff);

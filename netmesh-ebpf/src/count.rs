@@ -40,7 +40,7 @@ pub(crate) fn forwarded<const PREFIXES: bool>(slot: u32, forward: &Forward) {
 /// Counts a packet on one of its prefixes: in the lines of stage 1 if that has found it, else by
 /// the number the trie has given.
 #[inline(always)]
-fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
+pub(crate) fn on_prefix(counter: u32, direction: Direction, forward: &Forward) {
     if SlotCounter::from_counter(counter).is_some() {
         let to = u32::from(direction == Direction::To);
         if on_slot(counter, to, forward.packets, forward.bytes) != 0 {

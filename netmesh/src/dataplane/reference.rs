@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
+use ipnet::IpNet;
 use netmesh_common::class::Address;
 use netmesh_common::decide::decide_into;
 use netmesh_common::flow;
@@ -16,6 +17,7 @@ use netmesh_common::vlan;
 
 use super::instance::View;
 use super::next_hop;
+use super::route::prefix_key;
 
 /// What is to come of a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +78,8 @@ impl Tables<'_> {
 /// What cannot be read is not there, and what comes of that is no more than a trial that fails.
 impl TableView for Tables<'_> {
     fn lookup(&self, address: &Address) -> Option<FibEntry> {
-        let maps = &self.view.maps;
-        match IpAddr::from(*address) {
-            IpAddr::V6(a) => maps.fib6.get(&Key::new(128, a.octets()), 0).ok(),
-            IpAddr::V4(a) => maps.fib4.get(&Key::new(32, a.octets()), 0).ok(),
-        }
+        let whole = IpNet::from(IpAddr::from(*address));
+        self.view.read_fib(&prefix_key(whole)).ok().flatten()
     }
 
     fn next_hop(&self, index: u32) -> Option<NextHop> {
