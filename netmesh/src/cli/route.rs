@@ -1,6 +1,7 @@
 //! `netmesh route`: the data plane's table.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
@@ -13,6 +14,7 @@ use super::table::table;
 use super::{neighbours, route_import, route_spec};
 use crate::dataplane::Instance;
 use crate::dataplane::fib::{RouteRow, origin_name};
+use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::FibRoute;
 
 /// Runs the command.
@@ -79,6 +81,11 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         let verb = if replace { "replace" } else { "add" };
         return say(out, &format!("route {verb} {prefix} {route}"));
     }
+    // What forwards now goes on until its successor can.
+    let facts = match &present {
+        Some(_) => resolved(&route, facts).await?,
+        None => facts,
+    };
     instance
         .put_route(prefix, Origin::Static, &route, &facts)
         .map_err(|error| {
@@ -119,6 +126,35 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
     say(out, &format!("{prefix}: removed"))
 }
 
+/// Has the next hops resolved, and waits a moment until they are; one that does not answer is not
+/// waited for any longer. The facts that are current then.
+async fn resolved(route: &FibRoute, facts: NamespaceFacts) -> Result<NamespaceFacts, Failure> {
+    let is_missing = |facts: &NamespaceFacts| {
+        neighbours::of(route).iter().any(|neighbour| {
+            facts.devices.get(&neighbour.link).is_some_and(|device| {
+                let key = (device.ifindex, neighbour.address);
+                device.mac.is_some() && !facts.neighbours.contains_key(&key)
+            })
+        })
+    };
+    if !is_missing(&facts) {
+        return Ok(facts);
+    }
+    keep_resolved(route).await?;
+    let mut kernel = crate::kernel::Kernel::default();
+    let begun = Instant::now();
+    loop {
+        let facts = kernel.facts(&crate::plan::state::Namespace::Node).await?;
+        if !is_missing(&facts) || begun.elapsed() > PATIENCE {
+            return Ok(facts);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How long a route that is there stands in for one whose next hops do not answer yet.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Asks the kernel to resolve the next hops and to keep them so.
 pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::kernel::Kernel;
@@ -152,7 +188,7 @@ pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
 
 pub(super) fn settle(
     instance: &mut Instance,
-    facts: &crate::plan::facts::NamespaceFacts,
+    facts: &NamespaceFacts,
 ) -> Result<(), Failure> {
     Ok(instance.repair(facts)?)
 }
