@@ -23,7 +23,7 @@ use crate::tree;
 /// Places in the stream.
 pub(crate) const STREAM: usize = 1 << 20;
 /// Look-ups of one run of a program.
-const STEPS: u64 = 256;
+const STEPS: u64 = 64;
 
 /// Where a CPU is: `State` of the programs.
 #[derive(Clone, Copy, Default)]

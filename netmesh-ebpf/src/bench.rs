@@ -39,7 +39,7 @@ use netmesh_common::view::TableView;
 /// Addresses of the stream; the loader may use fewer of them, a power of two.
 const STREAM_LENGTH: u32 = 1 << 20;
 /// Look-ups of one run.
-const STEPS: u32 = 256;
+const STEPS: u32 = 64;
 
 /// Upper halves of the addresses that are looked up, one after the other.
 #[map]
