@@ -196,18 +196,24 @@ impl Wires {
         let counters: PerCpuArray<MapData, PrefixCounters> = self.map("PREFIX_CNT")?;
         let hops: Array<MapData, NextHop> = self.map("NEXT_HOPS")?;
         let mut known = BTreeMap::new();
+        let behind = self.index("rtr", "r5")?;
         for index in 1..hops.len() {
             let hop = hops.get(&index, 0)?;
-            if hop.ifindex != 0 {
+            // The neighbour of this address behind another port has no source here.
+            if hop.ifindex != 0 && hop.ifindex != behind {
                 known.insert(Ipv6Addr::from(hop.address).to_string(), index);
             }
         }
+        // And the sources, which are looked up like destinations.
+        let source = (0x2a02_1803_0000_0000, "fe80::1".to_owned());
+        let routes = set.keys.iter().enumerate();
+        let routes = routes.map(|(n, key)| (*key, next_hop(n))).chain([source]);
         let mut trie: LpmTrie<MapData, [u8; 16], FibEntry> = self.map("FIB6")?;
-        for (n, key) in set.keys.iter().enumerate() {
+        for (n, (key, gateway)) in routes.enumerate() {
             let mut address = [0; 16];
             address[..8].copy_from_slice(&key.to_be_bytes());
             let entry = FibEntry {
-                next_hop: *known.get(&next_hop(n)).context("no such next hop")?,
+                next_hop: *known.get(&gateway).context("no such next hop")?,
                 counter: n as u32 % counters.len(),
                 action: Action::Forward as u8,
                 prefix_length: 64,

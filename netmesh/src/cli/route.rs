@@ -186,10 +186,7 @@ pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn settle(
-    instance: &mut Instance,
-    facts: &NamespaceFacts,
-) -> Result<(), Failure> {
+pub(super) fn settle(instance: &mut Instance, facts: &NamespaceFacts) -> Result<(), Failure> {
     Ok(instance.repair(facts)?)
 }
 
