@@ -22,6 +22,9 @@ use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
 use crate::reconcile::{Applied, Error, Lock, Mirrored, Record, identity, mirror};
 
+/// Failures in a row that are an error: after seven seconds.
+const LASTING: u32 = 4;
+
 /// The node as the daemon knows it.
 pub(super) struct Node<O> {
     objects: O,
@@ -177,17 +180,28 @@ impl<O: Objects> Node<O> {
                 self.failures += 1;
                 rest = rest.max(jittered(pause(self.failures)));
                 let text = chain(&error);
-                if self.trouble.as_ref() == Some(&text) {
-                    tracing::debug!(error = text, "still");
-                } else {
+                let again_in_seconds = rest.as_secs();
+                let is_new = self.trouble.as_ref() != Some(&text);
+                // What the kernel is still taking away is no error yet: the ports of a namespace that
+                // was deleted are in use for a while.
+                if self.failures == LASTING || is_new && self.failures > LASTING {
                     tracing::error!(
                         error = text,
                         steps,
-                        again_in_seconds = rest.as_secs(),
+                        again_in_seconds,
                         "the node is not what its objects say"
                     );
-                    self.trouble = Some(text);
+                } else if is_new {
+                    tracing::warn!(
+                        error = text,
+                        steps,
+                        again_in_seconds,
+                        "the node is not yet what its objects say"
+                    );
+                } else {
+                    tracing::debug!(error = text, "still");
                 }
+                self.trouble = Some(text);
             }
         }
         let took_ms = begun.elapsed().as_millis() as u64;
