@@ -14,29 +14,6 @@ use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{FibRoute, Namespace, Neighbour};
 use crate::plan::step::Step;
 
-/// Every neighbour that a route names.
-pub(super) fn of(route: &FibRoute) -> BTreeSet<Neighbour> {
-    let one = |gateway: Option<IpAddr>, link: &String| {
-        gateway.map(|address| Neighbour {
-            link: link.clone(),
-            address,
-        })
-    };
-    match route {
-        FibRoute::Via { gateway, link } => one(*gateway, link).into_iter().collect(),
-        FibRoute::Paths(paths) => paths
-            .iter()
-            .filter_map(|path| one(path.gateway, &path.link))
-            .collect(),
-        FibRoute::Connected { .. }
-        | FibRoute::Local
-        | FibRoute::Unreachable
-        | FibRoute::Prohibit
-        | FibRoute::Blackhole
-        | FibRoute::Punt => BTreeSet::new(),
-    }
-}
-
 /// Every neighbour that a route set by hand names, and no other route does.
 pub(super) fn by_hand(view: &View, facts: &NamespaceFacts) -> Result<BTreeSet<Neighbour>, Failure> {
     let (mut ours, mut others) = (BTreeSet::new(), BTreeSet::new());
@@ -46,7 +23,7 @@ pub(super) fn by_hand(view: &View, facts: &NamespaceFacts) -> Result<BTreeSet<Ne
         } else {
             &mut others
         };
-        set.extend(of(&row.route));
+        set.extend(row.route.neighbours());
     }
     Ok(ours.difference(&others).cloned().collect())
 }
@@ -62,7 +39,7 @@ pub(super) async fn let_go_unused(
     }
     let mut unused = neighbours;
     for row in view.routes(facts)? {
-        for neighbour in of(&row.route) {
+        for neighbour in row.route.neighbours() {
             unused.remove(&neighbour);
         }
     }
@@ -89,7 +66,7 @@ pub(super) async fn let_go(neighbours: &BTreeSet<Neighbour>) -> Result<(), Failu
 /// Says which next hops are on no subnet of their device: the kernel would refuse them
 /// ("Nexthop has invalid gateway"), and nobody may answer there.
 pub(super) fn warn_off_link(route: &FibRoute, facts: &NamespaceFacts) {
-    for Neighbour { link, address } in of(route) {
+    for Neighbour { link, address } in route.neighbours() {
         let Some(device) = facts
             .devices
             .get(&link)

@@ -101,7 +101,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
     settle(&mut instance, &facts)?;
     keep_resolved(&route).await?;
     if let Some(present) = present {
-        neighbours::let_go_unused(neighbours::of(&present.route), &instance, &facts).await?;
+        neighbours::let_go_unused(present.route.neighbours(), &instance, &facts).await?;
     }
     neighbours::warn_off_link(&route, &facts);
     say(out, &format!("{prefix} {route}"))
@@ -121,7 +121,7 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
         })?;
     settle(&mut instance, &facts)?;
     if let Some(present) = present {
-        neighbours::let_go_unused(neighbours::of(&present.route), &instance, &facts).await?;
+        neighbours::let_go_unused(present.route.neighbours(), &instance, &facts).await?;
     }
     say(out, &format!("{prefix}: removed"))
 }
@@ -130,7 +130,7 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
 /// waited for any longer. The facts that are current then.
 async fn resolved(route: &FibRoute, facts: NamespaceFacts) -> Result<NamespaceFacts, Failure> {
     let is_missing = |facts: &NamespaceFacts| {
-        neighbours::of(route).iter().any(|neighbour| {
+        route.neighbours().iter().any(|neighbour| {
             facts.devices.get(&neighbour.link).is_some_and(|device| {
                 let key = (device.ifindex, neighbour.address);
                 device.mac.is_some() && !facts.neighbours.contains_key(&key)
@@ -161,7 +161,7 @@ pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
     use crate::plan::state::Namespace;
     use crate::plan::step::Step;
 
-    let neighbours = neighbours::of(route);
+    let neighbours = route.neighbours();
     if neighbours.is_empty() {
         return Ok(());
     }

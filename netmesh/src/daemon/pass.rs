@@ -25,6 +25,11 @@ use crate::reconcile::{Applied, Error, Lock, Mirrored, Record, identity, mirror}
 /// Failures in a row that are an error: after seven seconds.
 const LASTING: u32 = 4;
 
+/// This failure is to be told as an error: once when it has lasted, and again when it is another.
+const fn is_lasting(failures: u32, is_new: bool) -> bool {
+    failures == LASTING || is_new && failures > LASTING
+}
+
 /// The node as the daemon knows it.
 pub(super) struct Node<O> {
     objects: O,
@@ -184,7 +189,7 @@ impl<O: Objects> Node<O> {
                 let is_new = self.trouble.as_ref() != Some(&text);
                 // What the kernel is still taking away is no error yet: the ports of a namespace that
                 // was deleted are in use for a while.
-                if self.failures == LASTING || is_new && self.failures > LASTING {
+                if is_lasting(self.failures, is_new) {
                     tracing::error!(
                         error = text,
                         steps,
@@ -463,4 +468,16 @@ fn chain(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_no_error_and_what_lasts_is_one_once() {
+        let told: Vec<u32> = (1..10).filter(|n| is_lasting(*n, *n == 1)).collect();
+        assert_eq!(told, [LASTING]);
+        assert!(!is_lasting(1, true) && is_lasting(LASTING + 3, true));
+    }
 }

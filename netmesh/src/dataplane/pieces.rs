@@ -56,12 +56,7 @@ impl Kind {
                 self.place(&memory, *place, &piece)?;
                 Ok((first + place, piece))
             });
-            let pieces = pieces.collect::<Result<Vec<_>, MapError>>()?;
-            let entries: Vec<(u32, i32)> = pieces
-                .iter()
-                .map(|(place, piece)| (*place, piece.fd().as_fd().as_raw_fd()))
-                .collect();
-            sys::put_all(outer, &entries).map_err(MapError::IoError)?;
+            put(outer, &pieces.collect::<Result<Vec<_>, MapError>>()?)?;
         }
         Ok(memory)
     }
@@ -104,12 +99,12 @@ impl Kind {
                 }
                 Err(error) => return Err(error),
             }
+            if new.len() == CHUNK {
+                put(again, &new)?;
+                new.clear();
+            }
         }
-        let entries: Vec<(u32, i32)> = new
-            .iter()
-            .map(|(place, piece)| (*place, piece.fd().as_fd().as_raw_fd()))
-            .collect();
-        sys::put_all(again, &entries).map_err(MapError::IoError)?;
+        put(again, &new)?;
         Ok(memory)
     }
 
@@ -134,4 +129,13 @@ impl Kind {
             .place(piece.fd().as_fd(), place as usize * self.bytes, self.bytes)
             .map_err(MapError::IoError)
     }
+}
+
+/// Puts pieces into their places.
+fn put(outer: BorrowedFd<'_>, pieces: &[(u32, MapData)]) -> Result<(), MapError> {
+    let entries: Vec<(u32, i32)> = pieces
+        .iter()
+        .map(|(place, piece)| (*place, piece.fd().as_fd().as_raw_fd()))
+        .collect();
+    sys::put_all(outer, &entries).map_err(MapError::IoError)
 }

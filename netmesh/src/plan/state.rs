@@ -304,6 +304,30 @@ pub struct Path {
 }
 
 impl FibRoute {
+    /// Every neighbour that it leads to.
+    #[must_use]
+    pub fn neighbours(&self) -> BTreeSet<Neighbour> {
+        let one = |gateway: Option<IpAddr>, link: &LinkName| {
+            gateway.map(|address| Neighbour {
+                link: link.clone(),
+                address,
+            })
+        };
+        match self {
+            Self::Via { gateway, link } => one(*gateway, link).into_iter().collect(),
+            Self::Paths(paths) => paths
+                .iter()
+                .filter_map(|path| one(path.gateway, &path.link))
+                .collect(),
+            Self::Connected { .. }
+            | Self::Local
+            | Self::Unreachable
+            | Self::Prohibit
+            | Self::Blackhole
+            | Self::Punt => BTreeSet::new(),
+        }
+    }
+
     /// The route through these next hops, in the one form in which they are compared; without
     /// any there is no way.
     #[must_use]

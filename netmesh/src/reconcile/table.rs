@@ -8,7 +8,7 @@ use super::{Error, ROUTER_INSTANCE, identity};
 use crate::dataplane::{self, View};
 use crate::kernel::netns;
 use crate::plan::facts::NamespaceFacts;
-use crate::plan::state::{self, FibRoute, Namespace, Neighbour};
+use crate::plan::state::{self, Namespace, Neighbour};
 
 /// The data plane of a namespace.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ pub(super) fn observe(namespace: &Namespace, facts: &NamespaceFacts) -> Result<T
             if row.origin == Origin::Object {
                 ours.fib.insert(row.prefix, row.route);
             } else {
-                table.others.extend(next_hops(&row.route));
+                table.others.extend(row.route.neighbours());
             }
         }
         if *namespace != Namespace::Node || instance.name() == ROUTER_INSTANCE {
@@ -49,26 +49,4 @@ pub(super) fn observe(namespace: &Namespace, facts: &NamespaceFacts) -> Result<T
         Ok(table)
     })??;
     Ok(seen)
-}
-
-fn next_hops(route: &FibRoute) -> Vec<Neighbour> {
-    let neighbour = |gateway: Option<std::net::IpAddr>, link: &str| {
-        gateway.map(|address| Neighbour {
-            link: link.to_owned(),
-            address,
-        })
-    };
-    match route {
-        FibRoute::Via { gateway, link } => neighbour(*gateway, link).into_iter().collect(),
-        FibRoute::Paths(paths) => paths
-            .iter()
-            .filter_map(|path| neighbour(path.gateway, &path.link))
-            .collect(),
-        FibRoute::Connected { .. }
-        | FibRoute::Local
-        | FibRoute::Unreachable
-        | FibRoute::Prohibit
-        | FibRoute::Blackhole
-        | FibRoute::Punt => Vec::new(),
-    }
 }
