@@ -25,6 +25,7 @@ mod status;
 mod table;
 mod top;
 mod trace;
+mod upgrade;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;

@@ -1,7 +1,6 @@
 //! `netmesh dataplane`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
@@ -12,14 +11,13 @@ use super::exit::{Exit, Failure};
 use super::neighbours;
 use super::output::Output;
 use super::table::{bytes, table};
+use super::upgrade;
 use crate::dataplane::counters::PortCountersRow;
-use crate::dataplane::object::Object;
-use crate::dataplane::pin::Folder;
+use crate::dataplane::pin::{Folder, NamespaceId};
 use crate::dataplane::{self, Instance, View};
 use crate::doctor;
 use crate::doctor::judge::Severity;
 use crate::kernel::{Kernel, netns};
-use crate::model::derive::NAMESPACE_PREFIX;
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{Hook, Martians, Namespace, Port, Sources};
 use crate::reconcile::identity;
@@ -45,7 +43,7 @@ async fn find() -> Result<(Option<View>, NamespaceFacts), Failure> {
     Ok((View::open(identity(&Namespace::Node)?)?, facts))
 }
 
-fn none() -> anyhow::Error {
+pub(super) fn none() -> anyhow::Error {
     anyhow::anyhow!(
         "no data plane serves this namespace; attach one: netmesh dataplane attach --port DEV, or \
          name the namespace of an exit: netmesh -n NAME"
@@ -191,7 +189,7 @@ pub(super) async fn run(command: Option<&Dataplane>, out: &mut Output) -> Result
             all,
             object,
             dry_run,
-        }) => upgrade(*all, object.as_deref(), *dry_run, out),
+        }) => upgrade::run(*all, object.as_deref(), *dry_run, out),
         Some(Dataplane::Status) | None => status(out).await,
     }
 }
@@ -356,7 +354,7 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
     if ports.is_empty()
         && let Some((layout, folder)) = Folder::find_other(id)?
     {
-        return detach_other(layout, &folder, dry_run, out);
+        return detach_other(id, layout, &folder, dry_run, out);
     }
     let Some(mut instance) = Instance::open(id)? else {
         out_text(out, "no data plane serves this namespace: nothing to do\n")?;
@@ -392,6 +390,7 @@ async fn detach(ports: &[String], dry_run: bool, out: &mut Output) -> Result<Exi
 
 /// Takes away a data plane that another netmesh has made.
 fn detach_other(
+    id: NamespaceId,
     layout: u32,
     folder: &Folder,
     dry_run: bool,
@@ -406,6 +405,10 @@ fn detach_other(
         return Ok(Exit::Done);
     }
     folder.discard_other()?;
+    // One that an upgrade was about to put in its place.
+    if let Some(instance) = Instance::open(id)? {
+        instance.delete()?;
+    }
     let text =
         format!("data plane {name} of layout {layout} is detached: the kernel forwards alone\n");
     out_text(out, &text)?;
@@ -442,63 +445,6 @@ fn by_hand(instance: &View, facts: &NamespaceFacts) -> Result<String, Failure> {
         1 => "; 1 route set by hand goes with it".to_owned(),
         n => format!("; {n} routes set by hand go with it"),
     })
-}
-
-/// One instance after the other: each runs old or new programs on all its ports, never none.
-fn upgrade(
-    all: bool,
-    object: Option<&Path>,
-    dry_run: bool,
-    out: &mut Output,
-) -> Result<Exit, Failure> {
-    let object = match object {
-        Some(path) => Object::read(path).map_err(Failure::rejected)?,
-        None => Object::default(),
-    };
-    let mut namespaces = vec![Namespace::Node];
-    if all {
-        let names = netns::list()?.into_iter();
-        let ours = names.filter(|name| name.starts_with(NAMESPACE_PREFIX));
-        namespaces.extend(ours.map(Namespace::Named));
-    }
-    let mut done: Vec<String> = Vec::new();
-    for namespace in namespaces {
-        let id = identity(&namespace)?;
-        let upgraded = netns::run_in(&namespace, || -> Result<_, dataplane::Error> {
-            if dry_run {
-                return Ok(View::open(id)?.map(|view| view.name().to_owned()));
-            }
-            let Some(mut instance) = Instance::open(id)? else {
-                return Ok(None);
-            };
-            instance.upgrade(id, &object)?;
-            Ok(Some(instance.name().to_owned()))
-        })?;
-        let name = upgraded.map_err(|error| {
-            let before = match done.as_slice() {
-                [] => String::new(),
-                names => format!(" (done: {})", names.join(", ")),
-            };
-            let state = match error {
-                dataplane::Error::HalfUpgraded { .. } => "old and new programs run side by side",
-                _ => "every port goes on with the programs it had",
-            };
-            let context = format!("upgrade in {namespace}{before}");
-            Failure::failed(anyhow::Error::new(error).context(context), state)
-        })?;
-        done.extend(name);
-    }
-    if done.is_empty() {
-        return Err(none().into());
-    }
-    if out.is_json() {
-        out.json(serde_json::json!({ "upgraded": done, "applied": !dry_run }))?;
-    } else {
-        for name in &done {
-            out.text(format_args!("dataplane upgrade {name}\n"))?;
-        }
-    }
-    Ok(Exit::Done)
 }
 
 async fn status(out: &mut Output) -> Result<Exit, Failure> {

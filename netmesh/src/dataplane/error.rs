@@ -56,6 +56,17 @@ pub enum Error {
     /// A new program that decides otherwise than it must.
     #[error("{0}")]
     SelfTest(Box<super::self_test::Wrong>),
+    /// An instance of an older layout, which can be taken over.
+    #[error(
+        "a data plane of layout {layout} serves this namespace ({path}), and goes on; `netmesh \
+         dataplane upgrade` takes it over with its routes and counters, without losing a packet"
+    )]
+    OlderLayout {
+        /// Its layout.
+        layout: u32,
+        /// Its folder.
+        path: PathBuf,
+    },
     /// An instance of another layout.
     #[error(
         "a data plane of layout {layout} serves this namespace ({path}), and this netmesh knows \

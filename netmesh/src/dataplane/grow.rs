@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use netmesh_common::lines::tally::{self, Tally};
-use netmesh_common::lines::{self, Backing as _, Direction, NO_PIECE, Shape, prefix_of};
+use netmesh_common::lines::{self, Backing as _, Direction, NO_PIECE, Shape, Table, prefix_of};
 use netmesh_common::table::PrefixCounters;
 
 use super::lines::{Classes, failed, random};
@@ -129,28 +129,24 @@ impl Instance {
     }
 
     fn take_up(&mut self, other: u32) -> Result<(), Error> {
-        let mut kept: Vec<(u64, PrefixCounters)> = Vec::new();
-        if let (Some(old), Some(new)) = (self.lines.of(other), self.lines.table()) {
-            for entry in old.entries() {
-                let slot = new.get(entry.key).map(|entry| entry.slot);
-                let mut left = PrefixCounters::default();
-                for direction in [Direction::To, Direction::From] {
-                    let word = old.tally(entry.slot, direction);
-                    let word = word.map_or(0, |word| word.swap(0, Ordering::AcqRel));
-                    if word == 0 {
-                        continue;
-                    }
-                    let home = slot.and_then(|slot| new.tally(slot, direction));
-                    match home.filter(|_| !tally::is_due(word) && !tally::is_carrying(word)) {
-                        Some(home) => drop(home.fetch_add(word, Ordering::AcqRel)),
-                        None => add(&mut left, direction, tally::unpacked(word)),
-                    }
-                }
-                if left != PrefixCounters::default() {
-                    kept.push((entry.key, left));
-                }
-            }
-        }
+        let kept = match (self.lines.of(other), self.lines.table()) {
+            (Some(old), Some(new)) => moved(&old, &new),
+            _ => Vec::new(),
+        };
+        self.keep_all(kept)
+    }
+
+    /// Takes the tallies of a table that is none of this instance's to where they belong. No program
+    /// may ask it any more.
+    pub(super) fn take_up_foreign(&mut self, old: &Table<'_>) -> Result<(), Error> {
+        let kept = match self.lines.table() {
+            Some(new) => moved(old, &new),
+            None => Vec::new(),
+        };
+        self.keep_all(kept)
+    }
+
+    fn keep_all(&mut self, kept: Vec<(u64, PrefixCounters)>) -> Result<(), Error> {
         for (key, more) in kept {
             self.keep(key, &more)?;
         }
@@ -186,6 +182,31 @@ impl Instance {
         let (lines, classes) = self.classes();
         Classes::keep(classes, lines, |index| used.contains(&index));
     }
+}
+
+/// Moves the tallies of one table into another; returns those that find no place there, by key.
+fn moved(old: &Table<'_>, new: &Table<'_>) -> Vec<(u64, PrefixCounters)> {
+    let mut kept = Vec::new();
+    for entry in old.entries() {
+        let slot = new.get(entry.key).map(|entry| entry.slot);
+        let mut left = PrefixCounters::default();
+        for direction in [Direction::To, Direction::From] {
+            let word = old.tally(entry.slot, direction);
+            let word = word.map_or(0, |word| word.swap(0, Ordering::AcqRel));
+            if word == 0 {
+                continue;
+            }
+            let home = slot.and_then(|slot| new.tally(slot, direction));
+            match home.filter(|_| !tally::is_due(word) && !tally::is_carrying(word)) {
+                Some(home) => drop(home.fetch_add(word, Ordering::AcqRel)),
+                None => add(&mut left, direction, tally::unpacked(word)),
+            }
+        }
+        if left != PrefixCounters::default() {
+            kept.push((entry.key, left));
+        }
+    }
+    kept
 }
 
 fn add(sum: &mut PrefixCounters, direction: Direction, more: Tally) {

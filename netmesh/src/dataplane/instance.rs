@@ -78,8 +78,8 @@ impl View {
     /// # Errors
     /// When its maps are not what this binary expects.
     pub fn open(namespace: NamespaceId) -> Result<Option<Self>, Error> {
+        Folder::refuse_other(namespace)?;
         let Some(folder) = Folder::find(namespace)? else {
-            Folder::refuse_other(namespace)?;
             return Ok(None);
         };
         let maps = Maps::open(&folder)?;
@@ -159,12 +159,12 @@ impl Instance {
     /// # Errors
     /// When its maps are not what this binary expects.
     pub fn open(namespace: NamespaceId) -> Result<Option<Self>, Error> {
+        Folder::refuse_other(namespace)?;
         while let Some(folder) = Folder::find(namespace)? {
             if let Some(instance) = Self::open_folder(folder)? {
                 return Ok(Some(instance));
             }
         }
-        Folder::refuse_other(namespace)?;
         Ok(None)
     }
 
@@ -231,7 +231,7 @@ impl Instance {
         Ok(())
     }
 
-    fn open_folder(folder: Folder) -> Result<Option<Self>, Error> {
+    pub(super) fn open_folder(folder: Folder) -> Result<Option<Self>, Error> {
         let Some(lock) = folder.lock()? else {
             return Ok(None);
         };

@@ -36,13 +36,35 @@ pub(super) fn load(
     namespace: NamespaceId,
     capacity: Capacity,
 ) -> Result<(), Error> {
+    let mut loaded = load_upon(folder, namespace, capacity, &[])?;
+    let follower = match loaded.unfollowed {
+        Some(error) => Err(error),
+        None => follow(&mut loaded.ebpf, |name| folder.links().join(name)),
+    };
+    if let Err(error) = follower {
+        unfollowed(folder, &error);
+    }
+    Ok(())
+}
+
+/// Loads everything upon the maps of these names, which are in `folder` already, and pins the rest
+/// into it. Nothing follows neighbours yet.
+pub(super) fn load_upon(
+    folder: &Folder,
+    namespace: NamespaceId,
+    capacity: Capacity,
+    there: &[&str],
+) -> Result<Loaded, Error> {
     let layout = kernel_layout::read(namespace.inode);
     let known = layout.as_ref().copied().unwrap_or_default();
     let first = lines::make_tables(&folder.map("TABLES"))?;
     trees::make_memory(&folder.map("PIECES"))?;
-    let mut ebpf = EbpfLoader::new()
-        .map_pin_path("TABLES", folder.map("TABLES"))
-        .map_pin_path("PIECES", folder.map("PIECES"))
+    let is_there = |name: &str| ["TABLES", "PIECES"].contains(&name) || there.contains(&name);
+    let mut loader = EbpfLoader::new();
+    for name in maps::NAMES.into_iter().filter(|name| is_there(name)) {
+        loader.map_pin_path(name, folder.map(name));
+    }
+    let mut ebpf = loader
         .override_global("NEIGHBOUR_LAYOUT", &known, true)
         .map_max_entries("FIB6", capacity.routes)
         .map_max_entries("FIB4", capacity.routes)
@@ -56,19 +78,15 @@ pub(super) fn load(
         .map_err(refused)?;
 
     set_header(&mut ebpf, first.header())?;
-    let pinned = |name: &&str| ["TABLES", "PIECES"].contains(name);
-    for name in maps::NAMES.into_iter().filter(|name| !pinned(name)) {
+    for name in maps::NAMES.into_iter().filter(|name| !is_there(name)) {
         let map = ebpf.map(name).ok_or_else(|| missing(name))?;
         map.pin(folder.map(name)).map_err(refused)?;
     }
     pin_programs(&mut ebpf, |name| folder.program(name))?;
-    let follower = layout
-        .map(drop)
-        .and_then(|()| follow(&mut ebpf, |name| folder.links().join(name)));
-    if let Err(error) = follower {
-        unfollowed(folder, &error);
-    }
-    Ok(())
+    Ok(Loaded {
+        ebpf,
+        unfollowed: layout.err(),
+    })
 }
 
 /// Programs that are loaded and not at work yet.

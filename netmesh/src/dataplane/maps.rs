@@ -106,7 +106,7 @@ pub(super) fn notes(routes: u32) -> u32 {
     (routes / 4).clamp(1 << 10, 1 << 18)
 }
 
-const fn shape(
+pub(super) const fn shape(
     name: &'static str,
     kind: MapType,
     key: usize,
@@ -124,7 +124,7 @@ const fn shape(
     }
 }
 
-const FIB6: Shape = shape(
+pub(super) const FIB6: Shape = shape(
     "FIB6",
     MapType::LpmTrie,
     20,
@@ -174,8 +174,8 @@ const CLASSES: Shape = shape(
     Some(MAX_CLASSES),
     BPF_F_MMAPABLE,
 );
-const CARRIED: Shape = by_key("CARRIED", size_of::<PrefixCounters>());
-const KEPT: Shape = by_key("KEPT", size_of::<PrefixCounters>());
+pub(super) const CARRIED: Shape = by_key("CARRIED", size_of::<PrefixCounters>());
+pub(super) const KEPT: Shape = by_key("KEPT", size_of::<PrefixCounters>());
 const INSIDE: Shape = by_key("INSIDE", 4);
 
 /// A hash map by the keys of stage 1.
@@ -183,7 +183,7 @@ const fn by_key(name: &'static str, value: usize) -> Shape {
     shape(name, MapType::Hash, 8, value, None, BPF_F_NO_PREALLOC)
 }
 
-const NEXT_HOPS: Shape = shape(
+pub(super) const NEXT_HOPS: Shape = shape(
     "NEXT_HOPS",
     MapType::Array,
     4,
@@ -191,7 +191,7 @@ const NEXT_HOPS: Shape = shape(
     Some(MAX_NEXT_HOPS),
     BPF_F_MMAPABLE,
 );
-const GROUPS: Shape = shape(
+pub(super) const GROUPS: Shape = shape(
     "GROUPS",
     MapType::Array,
     4,
@@ -199,7 +199,7 @@ const GROUPS: Shape = shape(
     Some(MAX_GROUPS),
     0,
 );
-const NEIGHBOURS: Shape = shape(
+pub(super) const NEIGHBOURS: Shape = shape(
     "NEIGHBOURS",
     MapType::Hash,
     size_of::<NeighbourKey>(),
@@ -207,7 +207,7 @@ const NEIGHBOURS: Shape = shape(
     Some(MAX_NEXT_HOPS),
     0,
 );
-const PORTS: Shape = shape(
+pub(super) const PORTS: Shape = shape(
     "PORTS",
     MapType::Array,
     4,
@@ -216,7 +216,7 @@ const PORTS: Shape = shape(
     BPF_F_MMAPABLE,
 );
 /// The kernel makes every device map read-only for programs.
-const TX: Shape = shape(
+pub(super) const TX: Shape = shape(
     "TX",
     MapType::DevMapHash,
     4,
@@ -224,7 +224,7 @@ const TX: Shape = shape(
     Some(MAX_PORTS),
     BPF_F_RDONLY_PROG,
 );
-const VLANS: Shape = shape(
+pub(super) const VLANS: Shape = shape(
     "VLANS",
     MapType::DevMapHash,
     4,
@@ -232,7 +232,7 @@ const VLANS: Shape = shape(
     Some(MAX_PORTS),
     BPF_F_RDONLY_PROG,
 );
-const MARTIANS: Shape = shape(
+pub(super) const MARTIANS: Shape = shape(
     "MARTIANS",
     MapType::LpmTrie,
     28,
@@ -240,7 +240,7 @@ const MARTIANS: Shape = shape(
     Some(MAX_MARTIANS),
     BPF_F_NO_PREALLOC,
 );
-const PREFIX_CNT: Shape = shape(
+pub(super) const PREFIX_CNT: Shape = shape(
     "PREFIX_CNT",
     MapType::PerCpuArray,
     4,
@@ -248,7 +248,7 @@ const PREFIX_CNT: Shape = shape(
     None,
     0,
 );
-const PORT_CNT: Shape = shape(
+pub(super) const PORT_CNT: Shape = shape(
     "PORT_CNT",
     MapType::PerCpuArray,
     4,
@@ -256,7 +256,7 @@ const PORT_CNT: Shape = shape(
     Some(MAX_PORTS),
     0,
 );
-const RIB: Shape = shape(
+pub(super) const RIB: Shape = shape(
     "RIB",
     MapType::Hash,
     size_of::<RibKey>(),
@@ -264,7 +264,7 @@ const RIB: Shape = shape(
     None,
     BPF_F_NO_PREALLOC,
 );
-const COUNTER_IDS: Shape = shape(
+pub(super) const COUNTER_IDS: Shape = shape(
     "COUNTER_IDS",
     MapType::Hash,
     size_of::<PrefixKey>(),

@@ -13,7 +13,7 @@ use netmesh_common::table::LAYOUT;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use super::{Error, clsact, sys};
+use super::{Error, clsact, older, sys};
 
 pub(super) const BPFFS: &str = "/sys/fs/bpf";
 
@@ -114,9 +114,14 @@ impl Folder {
         Ok(None)
     }
 
-    /// Refuses a namespace that an instance of another layout serves.
+    /// Refuses a namespace that an instance of another layout serves, or that is on its way from one
+    /// to ours.
     pub(super) fn refuse_other(namespace: NamespaceId) -> Result<(), Error> {
         match Self::find_other(namespace)? {
+            Some((layout, folder)) if older::is_known(layout) => Err(Error::OlderLayout {
+                layout,
+                path: folder.path,
+            }),
             Some((layout, folder)) => Err(Error::OtherLayout {
                 layout,
                 path: folder.path,
@@ -139,6 +144,11 @@ impl Folder {
                 ifindex.parse().into_iter().for_each(clsact::detach);
             }
         }
+        remove(&self.path)
+    }
+
+    /// Removes the pins of an instance whose hooks another folder holds as well.
+    pub(super) fn forget(&self) -> Result<(), Error> {
         remove(&self.path)
     }
 
@@ -362,7 +372,7 @@ fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
-fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
+pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> Error {
     Error::Pin {
         action,
         path: path.to_owned(),

@@ -71,12 +71,7 @@ impl Instance {
         };
         let maps = self.maps();
         if !maps.ports.put(device.ifindex, entry) {
-            return Err(Error::Full {
-                table: "the port table",
-                capacity: PORT_TRIES.into(),
-                remedy: "ports whose interface indexes differ by multiples of 256 are too many: give \
-                         one of the devices another index",
-            });
+            return Err(crowded());
         }
         if port.hook != Hook::Tc {
             let egress = below.map_or(device.ifindex, |vlan| vlan.device);
@@ -158,5 +153,15 @@ fn fail(map: &'static str, action: &'static str, source: MapError) -> Error {
         map,
         action,
         source,
+    }
+}
+
+/// All places a port could stand at are others'.
+pub(super) fn crowded() -> Error {
+    Error::Full {
+        table: "the port table",
+        capacity: PORT_TRIES.into(),
+        remedy: "ports whose interface indexes differ by multiples of 256 are too many: give one of the \
+                 devices another index",
     }
 }

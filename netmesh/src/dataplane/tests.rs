@@ -9,6 +9,7 @@ mod instance;
 mod lab;
 mod lines;
 mod neighbour;
+mod older;
 mod route;
 mod traffic;
 mod trees;

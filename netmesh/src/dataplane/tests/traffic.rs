@@ -17,17 +17,17 @@ use crate::dataplane::object::Object;
 use crate::dataplane::{Instance, View};
 use crate::plan::state::{FibRoute, Hook, Port, Sources};
 
-const COUNT: u64 = 10;
+pub(super) const COUNT: u64 = 10;
 
 /// Two machines, the calling thread's namespace between them. Each has a subnet of its own behind
 /// its link.
-struct Lab {
-    left: Machine,
-    right: Machine,
+pub(super) struct Lab {
+    pub(super) left: Machine,
+    pub(super) right: Machine,
 }
 
 impl Lab {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let lab = Self {
             left: Machine::new(),
             right: Machine::new(),
@@ -68,7 +68,7 @@ impl Lab {
     }
 
     /// Routes of both subnets, by the neighbours on the links.
-    fn route(instance: &mut Instance) {
+    pub(super) fn route(instance: &mut Instance) {
         let facts = facts();
         instance.set_connected(&facts).unwrap();
         for n in [0, 1] {
@@ -90,7 +90,7 @@ impl Lab {
 }
 
 /// Sends datagrams without a checksum: XDP keeps no note that one is still to be filled in.
-fn send(from: &str, to: &str) {
+pub(super) fn send(from: &str, to: &str) {
     let socket = UdpSocket::bind((from, 0)).unwrap();
     let on: libc::c_int = 1;
     // UDP_NO_CHECK6_TX, SO_NO_CHECK
@@ -105,7 +105,7 @@ fn send(from: &str, to: &str) {
     }
 }
 
-fn listen(at: &str) -> UdpSocket {
+pub(super) fn listen(at: &str) -> UdpSocket {
     let socket = UdpSocket::bind((at, 4789)).unwrap();
     if at.contains(':') {
         set(&socket, libc::SOL_UDP, 102, 1); // UDP_NO_CHECK6_RX
@@ -132,7 +132,7 @@ fn set(socket: &UdpSocket, level: i32, option: i32, value: libc::c_int) {
 }
 
 /// Every datagram arrives once and in order.
-fn receive(socket: &UdpSocket) -> SocketAddr {
+pub(super) fn receive(socket: &UdpSocket) -> SocketAddr {
     let mut last = None;
     for n in 0..COUNT {
         let mut bytes = [0; 8];
@@ -150,7 +150,7 @@ fn counters(view: &View, port: &str) -> PortCountersRow {
     rows.into_iter().find(|row| row.port == port).unwrap()
 }
 
-fn port(hook: Hook) -> Port {
+pub(super) fn port(hook: Hook) -> Port {
     Port::new(hook, Sources::Behind)
 }
 
