@@ -32,7 +32,8 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use crate::kernel::netns;
+use crate::kernel::{names, netns};
+use crate::model::derive::NAMESPACE_PREFIX;
 use crate::model::{Faults, schema};
 use crate::wireguard::userspace;
 use arguments::{Arguments, Command, LogFormat, SchemaObject};
@@ -101,6 +102,10 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             };
             serde_json::to_writer_pretty(&mut *out, &schema)?;
             writeln!(out)?;
+            return Ok(Exit::Done);
+        }
+        Some(Command::Names) => {
+            names::answer(std::io::stdin(), &mut *out, NAMESPACE_PREFIX)?;
             return Ok(Exit::Done);
         }
         Some(Command::Demo(demo)) => {

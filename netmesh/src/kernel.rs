@@ -8,6 +8,7 @@ pub mod ethtool;
 pub mod follow;
 mod link;
 mod mirror;
+pub mod names;
 mod netdev;
 pub mod netfilter;
 mod netlink;

@@ -193,6 +193,10 @@ pub enum Command {
         /// The change.
         id: u64,
     },
+    /// Makes or removes one name of a namespace, asked on stdin and answered on stdout; started by
+    /// the service manager for a daemon that may mount nothing itself (`run --names`).
+    #[command(hide = true)]
+    Names,
     /// One userspace WireGuard device; started by apply.
     #[command(hide = true)]
     WireguardUserspace {

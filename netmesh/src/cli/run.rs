@@ -9,6 +9,7 @@ use super::config::{self, Need};
 use super::confirm;
 use super::exit::{Exit, Failure};
 use crate::daemon::{self, Loaded, Objects, Options, Rejected, Remarks};
+use crate::kernel;
 use crate::metrics::Names;
 use crate::model::{Faults, Network};
 use crate::reconcile::{self, Pending, Record};
@@ -87,6 +88,9 @@ fn rejected(failure: Failure) -> Rejected {
 
 /// Runs the command.
 pub(super) async fn run(global: &Global, run: &Run) -> Result<Exit, Failure> {
+    if let Some(socket) = &run.names {
+        kernel::names::ask_at(socket);
+    }
     let options = Options {
         period: Duration::from_secs(run.resync),
         flush_on_exit: run.flush_on_exit,

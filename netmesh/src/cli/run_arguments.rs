@@ -1,6 +1,7 @@
 //! Words and flags of `netmesh run`.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -31,6 +32,10 @@ pub struct Run {
     /// its sums.
     #[arg(long, value_name = "N", default_value = "1000")]
     pub metrics_prefixes: Selection,
+    /// Have names of namespaces made by whoever listens there: for a service with mounts of its own,
+    /// see netmesh-names.socket.
+    #[arg(long, value_name = "SOCKET")]
+    pub names: Option<PathBuf>,
 }
 
 /// A route's protocol: who put it into the kernel.

@@ -72,6 +72,27 @@ pub enum Error {
         /// Which.
         namespace: Namespace,
     },
+    /// What was to be named.
+    #[error("what is to be named {namespace} is no network namespace")]
+    NotANamespace {
+        /// The name.
+        namespace: Namespace,
+    },
+    /// Whoever makes names for us did not.
+    #[error(
+        "{socket} did not {action} the name of network namespace {namespace}; under systemd: \
+         systemctl status netmesh-names.socket"
+    )]
+    Names {
+        /// What it was asked for.
+        action: &'static str,
+        /// Of which.
+        namespace: Namespace,
+        /// Where it was asked.
+        socket: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
     /// Entering or making a namespace.
     #[error("cannot {action} network namespace {namespace}{}", if *.source == nix::Error::EPERM { ": only root can" } else { "" })]
     Namespace {

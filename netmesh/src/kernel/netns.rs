@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -11,12 +11,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
 use super::Error;
+use super::names::{self, Change};
 use crate::plan::state::Namespace;
 
 /// Where named namespaces are.
 pub const FOLDER: &str = "/run/netns";
 
-const SELF: &str = "/proc/thread-self/ns/net";
+/// The calling thread's.
+pub(super) const SELF: &str = "/proc/thread-self/ns/net";
 
 /// The file of a namespace; the node's is the one this process lives in.
 #[must_use]
@@ -165,12 +167,40 @@ pub fn list() -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// Makes a named namespace the way `ip netns add` does.
+/// Makes a named namespace the way `ip netns add` does, or [has it made](names).
 ///
 /// # Errors
 /// When it cannot be made.
 pub fn add(namespace: &Namespace) -> Result<(), Error> {
-    let path = path(namespace);
+    if let Some(done) = names::by_others(Change::Add, namespace) {
+        return done;
+    }
+    thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).map_err(|source| Error::Namespace {
+                action: "make",
+                namespace: namespace.clone(),
+                source,
+            })?;
+            let path = Path::new(SELF);
+            let file = File::open(path).map_err(|source| Error::File {
+                action: "cannot open",
+                path: path.to_owned(),
+                source,
+            })?;
+            name(namespace, file.as_fd())
+        });
+        thread
+            .join()
+            .map_err(|_| Error::Thread(namespace.clone()))?
+    })
+}
+
+/// Gives a namespace its name.
+///
+/// # Errors
+/// When it is no network namespace, or cannot be named.
+pub(super) fn name(namespace: &Namespace, made: BorrowedFd<'_>) -> Result<(), Error> {
     let fail = |action| {
         let namespace = namespace.clone();
         move |source| Error::Namespace {
@@ -179,7 +209,16 @@ pub fn add(namespace: &Namespace) -> Result<(), Error> {
             source,
         }
     };
+    // NS_GET_NSTYPE of <linux/nsfs.h>: what is no namespace does not know it.
+    // SAFETY: the request takes no argument.
+    let kind = unsafe { libc::ioctl(made.as_raw_fd(), 0xb703) };
+    if kind != libc::CLONE_NEWNET {
+        return Err(Error::NotANamespace {
+            namespace: namespace.clone(),
+        });
+    }
     share_folder().map_err(fail("share the folder of"))?;
+    let path = path(namespace);
     match File::create_new(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             return Err(Error::File {
@@ -190,22 +229,8 @@ pub fn add(namespace: &Namespace) -> Result<(), Error> {
         }
         _ => {}
     }
-    thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(CloneFlags::CLONE_NEWNET).map_err(fail("make"))?;
-            mount(
-                Some(SELF),
-                &path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-            .map_err(fail("name"))
-        });
-        thread
-            .join()
-            .map_err(|_| Error::Thread(namespace.clone()))?
-    })
+    let (source, none) = (format!("/proc/self/fd/{}", made.as_raw_fd()), None::<&str>);
+    mount(Some(source.as_str()), &path, none, MsFlags::MS_BIND, none).map_err(fail("name"))
 }
 
 /// Removes the name of a namespace; it goes when nothing lives in it any more.
@@ -213,6 +238,9 @@ pub fn add(namespace: &Namespace) -> Result<(), Error> {
 /// # Errors
 /// When it cannot be removed. One that is not there is fine.
 pub fn delete(namespace: &Namespace) -> Result<(), Error> {
+    if let Some(done) = names::by_others(Change::Delete, namespace) {
+        return done;
+    }
     let path = path(namespace);
     // A plain file left by a crash is no mount point.
     let _ = umount2(&path, MntFlags::MNT_DETACH);
@@ -224,6 +252,11 @@ pub fn delete(namespace: &Namespace) -> Result<(), Error> {
         }),
         _ => Ok(()),
     }
+}
+
+/// The name is that of a namespace.
+pub(super) fn is_there(namespace: &Namespace) -> bool {
+    path(namespace).exists() && !is_stub(namespace)
 }
 
 /// A file that is no namespace: a crash came between its creation and the mount.

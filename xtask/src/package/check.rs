@@ -10,9 +10,11 @@ use super::example;
 use crate::run::{is_root, target};
 
 /// What has to be in the package.
-const FILES: [&str; 15] = [
+const FILES: [&str; 17] = [
     "etc/default/netmesh",
     "usr/bin/netmesh",
+    "usr/lib/systemd/system/netmesh-names.socket",
+    "usr/lib/systemd/system/netmesh-names@.service",
     "usr/lib/systemd/system/netmesh.service",
     "usr/share/bash-completion/completions/netmesh",
     "usr/share/doc/netmesh/CHANGELOG.md",

@@ -25,7 +25,7 @@ pub(crate) struct Package {
 type Needed = (&'static [&'static str], &'static str, fn() -> bool);
 
 /// What is needed whatever the compiler.
-const NEEDED: [Needed; 4] = [
+const NEEDED: [Needed; 5] = [
     (
         &["gcc", "libc6-dev"],
         "to link what rustc compiles, and to compile the C in ring",
@@ -45,6 +45,11 @@ const NEEDED: [Needed; 4] = [
         &["wireguard-tools", "wireguard-go"],
         "a member set up by hand, and another implementation, for the tests to meet",
         has_wireguard,
+    ),
+    (
+        &["systemd"],
+        "the units run under a systemd of their own, in the tests",
+        has_systemd,
     ),
 ];
 
@@ -176,6 +181,11 @@ fn compiles_c() -> bool {
 
 fn has_wireguard() -> bool {
     output("wg", &["--version"]).is_some() && output("wireguard-go", &["--version"]).is_some()
+}
+
+fn has_systemd() -> bool {
+    Path::new("/lib/systemd/systemd").exists()
+        && output("systemd-analyze", &["--version"]).is_some()
 }
 
 fn has_nft() -> bool {
