@@ -3,12 +3,13 @@
 
 mod address;
 pub mod apply;
+pub mod clock;
 mod error;
 pub mod ethtool;
 pub mod follow;
 mod link;
 mod mirror;
-mod netdev;
+pub mod netdev;
 pub mod netfilter;
 mod netlink;
 pub mod netns;
@@ -16,7 +17,9 @@ pub mod observe;
 pub mod probe;
 mod route;
 pub mod snmp;
+pub mod sockets;
 mod sysctl;
+pub mod way;
 
 pub use error::Error;
 pub use netlink::Kernel;
