@@ -1,6 +1,7 @@
 //! `netmesh doctor`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -11,6 +12,7 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use crate::doctor::judge::{CHECKS, Finding, Severity, judge};
 use crate::doctor::{Node, Objects, examine};
+use crate::model::derive::NAMESPACE_PREFIX;
 use crate::reconcile::NODE_FILE;
 
 #[derive(Debug, Serialize)]
@@ -53,9 +55,13 @@ pub(super) async fn run(
     Ok(if healthy { Exit::Done } else { Exit::Unhealthy })
 }
 
-/// What the objects ask for and what is there, where there are any.
+/// What the objects ask for and what is there, where there are any. They speak of the node's
+/// namespace, not of one of its resources'.
 async fn objects(global: &Global) -> Option<Result<Objects, String>> {
-    if !global.config.join(NODE_FILE).exists() {
+    let netns = global.netns.as_deref().map(Path::new);
+    let netns = netns.and_then(Path::file_name).unwrap_or_default();
+    let is_resource = netns.to_string_lossy().starts_with(NAMESPACE_PREFIX);
+    if is_resource || !global.config.join(NODE_FILE).exists() {
         return None;
     }
     let look = async || -> Result<Objects, Failure> {

@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 pub use clock::Clock;
+pub use forward::WayOut;
 pub(super) use forward::forwarding;
 pub use keys::{Held, Kind};
 pub use limits::Limits;
@@ -153,8 +154,8 @@ pub struct Machine {
     pub ports: Result<Vec<Port>, String>,
     /// Devices that have an XDP program of somebody else's.
     pub occupied: Vec<Occupied>,
-    /// The kernel knows a way to the internet by IPv6; `None` when it could not be asked.
-    pub way_out: Option<bool>,
+    /// The kernel's way to the internet by IPv6.
+    pub way_out: WayOut,
     /// The tables of the data plane in this namespace, if there is one.
     pub tables: Option<Tables>,
 }

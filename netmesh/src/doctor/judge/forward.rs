@@ -42,13 +42,20 @@ fn setting(family: &str, device: &str, name: &str) -> String {
     path.join(if device.contains('.') { "/" } else { "." })
 }
 
+/// The kernel's way to the internet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WayOut {
+    /// By the device of this index.
+    By(u32),
+    /// There is none.
+    None,
+    /// It could not be asked for.
+    Unknown,
+}
+
 /// Router advertisements: a router that takes them follows whoever sends some, and one that
 /// forwards takes them only where it is told to (`accept_ra = 2`).
-pub(super) fn advertisements(
-    ports: &[Port],
-    forwards: bool,
-    way_out: Option<bool>,
-) -> Vec<Finding> {
+pub(super) fn advertisements(ports: &[Port], forwards: bool, way_out: WayOut) -> Vec<Finding> {
     let check = "sysctl.accept_ra";
     let mut findings = Vec::new();
     let mut deaf = Vec::new();
@@ -57,21 +64,23 @@ pub(super) fn advertisements(
         match port.accept_ra.as_deref() {
             Some("2") => {
                 let meaning = "everybody on that segment can become the router's default route";
-                // Towards a provider that may be meant.
-                let severity = if port.external {
-                    Severity::Note
-                } else {
-                    Severity::Warning
-                };
-                let remedy = format!("sysctl -w {}=0", setting("ipv6", name, "accept_ra"));
+                let off = format!("sysctl -w {}=0", setting("ipv6", name, "accept_ra"));
+                // Towards a provider it may be meant.
+                let meant = port.external || way_out == WayOut::By(port.ifindex);
                 let found = format!("{name}: takes router advertisements (2)");
-                findings.push(ok(check, found, meaning).but(severity, remedy));
+                let finding = ok(check, found, meaning);
+                findings.push(if meant {
+                    let route = format!("ip -6 route add default via ROUTER dev {name} metric 512");
+                    finding.but(Severity::Note, format!("{route}; {off}"))
+                } else {
+                    finding.but(Severity::Warning, off)
+                });
             }
             Some("1") if forwards => deaf.push(name.as_str()),
             _ => {}
         }
     }
-    if let (Some(first), Some(false)) = (deaf.first(), way_out) {
+    if let (Some(first), WayOut::None) = (deaf.first(), way_out) {
         let meaning = "a kernel that forwards ignores router advertisements, and there is no default \
                        route from elsewhere";
         let found = format!("{}: does not hear routers (1)", deaf.join(", "));
@@ -121,6 +130,7 @@ mod tests {
     fn port(accept_ra: &str, rp_filter: u8) -> Port {
         Port {
             name: Some("eth0.7".into()),
+            ifindex: 2,
             link: "tcx",
             any_source: true,
             accept_ra: Some(accept_ra.into()),
@@ -132,14 +142,17 @@ mod tests {
     #[test]
     fn advertisements_are_taken_from_nobody_by_chance() {
         use Severity::{Note, Ok, Warning};
+        let (elsewhere, here) = (WayOut::By(7), WayOut::By(2));
         for (value, external, forwards, way_out, severity) in [
-            ("0", false, true, Some(false), Ok),
-            ("1", false, true, Some(true), Ok),
-            ("1", false, true, None, Ok),
-            ("1", false, false, Some(false), Ok),
-            ("1", false, true, Some(false), Note),
-            ("2", false, true, Some(true), Warning),
-            ("2", true, true, Some(true), Note),
+            ("0", false, true, WayOut::None, Ok),
+            ("1", false, true, here, Ok),
+            ("1", false, true, WayOut::Unknown, Ok),
+            ("1", false, false, WayOut::None, Ok),
+            ("1", false, true, WayOut::None, Note),
+            ("2", false, true, elsewhere, Warning),
+            ("2", false, true, WayOut::None, Warning),
+            ("2", false, true, here, Note),
+            ("2", true, true, elsewhere, Note),
         ] {
             let mut port = port(value, 0);
             port.external = external;
@@ -147,7 +160,7 @@ mod tests {
             assert_eq!(findings.len(), 1);
             assert_eq!(findings[0].severity, severity, "{value} {way_out:?}");
         }
-        let findings = advertisements(&[port("2", 0)], true, None);
+        let findings = advertisements(&[port("2", 0)], true, WayOut::None);
         let remedy = findings[0].remedy.as_deref();
         assert_eq!(remedy, Some("sysctl -w net/ipv6/conf/eth0.7/accept_ra=0"));
     }

@@ -56,7 +56,7 @@ pub(super) fn judge(objects: Option<&Result<(), String>>, files: &[Held]) -> Vec
         let meaning = "what plan and apply go by";
         findings.push(match objects {
             Ok(()) => ok("objects", "accepted", meaning),
-            Err(why) => ok("objects", why.clone(), meaning).but(Severity::Warning, "netmesh check"),
+            Err(why) => ok("objects", why.clone(), meaning).but(Severity::Warning, "netmesh plan"),
         });
     }
     for (kind, check, meaning, well) in KINDS {

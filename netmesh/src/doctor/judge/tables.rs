@@ -24,6 +24,8 @@ pub struct Fill {
     pub capacity: u64,
     /// What makes room.
     pub remedy: &'static str,
+    /// What does not fit is served all the same, with less.
+    pub spills: bool,
 }
 
 /// Fuller than this many hundredths is told.
@@ -68,13 +70,16 @@ fn words(fill: &Fill) -> String {
 }
 
 fn full(fill: &Fill) -> Option<Finding> {
-    let meaning = "what does not fit is refused: apply and route add fail, mirrored routes stay with \
-                   the kernel";
     let percent = percent(fill.used, fill.capacity);
     if percent <= HIGH {
         return None;
     }
-    let severity = if percent < 100 {
+    let meaning = if fill.spills {
+        "prefixes of objects that find none left are refused; others are forwarded uncounted"
+    } else {
+        "what does not fit is refused: apply and route add fail, mirrored routes stay with the kernel"
+    };
+    let severity = if percent < 100 || fill.spills {
         Severity::Warning
     } else {
         Severity::Error
@@ -122,6 +127,7 @@ mod tests {
             used,
             capacity: 1000,
             remedy: "netmesh route",
+            spills: false,
         };
         Tables {
             fill: vec![fill("routes", 10), fill("next hops", used)],
@@ -147,6 +153,10 @@ mod tests {
                 (severity, found)
             );
         }
+        // What goes on with less is no error.
+        let mut tables = tables(1000, 0);
+        tables.fill[1].spills = true;
+        assert_eq!(judge(&tables)[0].severity, Warning);
     }
 
     #[test]

@@ -72,13 +72,14 @@ fn good() -> Machine {
             ..Port::default()
         }]),
         occupied: Vec::new(),
-        way_out: Some(true),
+        way_out: WayOut::By(7),
         tables: Some(Tables {
             fill: vec![Fill {
                 what: "routes",
                 used: 1,
                 capacity: 10,
                 remedy: "netmesh route",
+                spills: false,
             }],
             neighbours: [1, 1],
             most: [Some(1024), Some(1024)],

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::super::Objects;
-use super::super::judge::{Below, Fill, Occupied, Offers, Port, Tables};
+use super::super::judge::{Below, Fill, Occupied, Offers, Port, Tables, WayOut};
 use super::{in_initial, setting};
 use crate::dataplane::attach::PortRow;
 use crate::dataplane::fill::Level;
@@ -161,6 +161,9 @@ async fn occupied(
     Ok(occupied)
 }
 
+/// What does not fit among these is forwarded all the same.
+const COUNTERS: &str = "counters";
+
 fn tables(view: &View) -> anyhow::Result<Tables> {
     let fill = view.fill()?;
     let aggregate =
@@ -172,7 +175,7 @@ fn tables(view: &View) -> anyhow::Result<Tables> {
         ("other prefixes of IPv4", fill.ipv4, aggregate),
         ("next hops", fill.next_hops, gateways),
         ("groups of next hops", fill.groups, gateways),
-        ("counters", fill.counters, aggregate),
+        (COUNTERS, fill.counters, aggregate),
         (
             "ports",
             fill.ports,
@@ -189,6 +192,7 @@ fn tables(view: &View) -> anyhow::Result<Tables> {
         used: level.used,
         capacity: level.capacity,
         remedy,
+        spills: what == COUNTERS,
     };
     let most = ["ipv6", "ipv4"].map(|family| {
         let path = format!("{family}/neigh/default/gc_thresh3");
@@ -201,10 +205,13 @@ fn tables(view: &View) -> anyhow::Result<Tables> {
     })
 }
 
-/// Whether the kernel knows a way to the internet by IPv6: to an address of it that every default
-/// route leads to.
-pub(super) async fn way_out(kernel: &mut Kernel) -> Option<bool> {
+/// The device by which the kernel sends to the internet by IPv6: to an address of it that every
+/// default route leads to.
+pub(super) async fn way_out(kernel: &mut Kernel) -> WayOut {
     const FAR: Ipv6Addr = Ipv6Addr::new(0x2600, 0, 0, 0, 0, 0, 0, 1);
-    let way = kernel.way(&Namespace::Node, IpAddr::V6(FAR)).await;
-    way.ok().map(|way| way.is_some())
+    match kernel.way(&Namespace::Node, IpAddr::V6(FAR)).await {
+        Ok(Some(way)) => WayOut::By(way.ifindex),
+        Ok(None) => WayOut::None,
+        Err(_) => WayOut::Unknown,
+    }
 }
