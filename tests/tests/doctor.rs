@@ -11,6 +11,7 @@ use netmesh::dataplane::pin::NamespaceId;
 use netmesh::dataplane::{Capacity, Instance};
 use netmesh::kernel::{ethtool, netns};
 use netmesh_tests::{Lab, binary};
+use nix::mount::{MsFlags, mount, umount};
 use serde_json::Value;
 
 /// What a check found.
@@ -424,7 +425,16 @@ fn doctor_names_data_planes_that_were_left_behind() {
         found.map(|finding| (finding.severity, finding.remedy))
     };
     assert_eq!(named(&lab, "pins.dead", &pins), None, "it is in use");
+    // Without its name it lives on where it is mounted.
+    let elsewhere = lab.config("far").with_extension("netns");
+    fs::write(&elsewhere, "").expect("a file");
+    let name = Path::new("/run/netns").join(lab.name("node"));
+    let none = None::<&str>;
+    mount(Some(&name), &elsewhere, none, MsFlags::MS_BIND, none).expect("a mount");
     lab.remove_machine("node");
+    let found = named(&lab, "pins.dead", &pins);
+    umount(&elsewhere).expect("it is mounted");
+    assert_eq!(found, None, "it is held");
     let (severity, remedy) = named(&lab, "pins.dead", &pins).expect("it is left behind");
     assert_eq!(severity, "warning");
     mend(&lab, "far", &remedy);

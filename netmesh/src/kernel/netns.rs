@@ -169,8 +169,8 @@ pub fn list() -> Result<Vec<String>, Error> {
 /// `PROC_PID_INIT_INO`: whoever lives in this one sees every process of the machine.
 const EVERY_PROCESS: u64 = 0xefff_fffc;
 
-/// Every namespace of the machine that has a name or a thread, by cookie, with the name or file by
-/// which it is entered; `None` where not every process can be seen.
+/// Every namespace of the machine that has a name, a mount or a thread, by cookie, with the name or
+/// file by which it is entered; `None` where not every process can be seen.
 ///
 /// # Errors
 /// When one cannot be entered.
@@ -193,7 +193,9 @@ pub fn alive() -> Result<Option<BTreeMap<u64, String>>, Error> {
     let threads = threads.map(|path| path.display().to_string());
     let mut seen = BTreeSet::new();
     let mut alive = BTreeMap::new();
-    for name in named.into_iter().chain(threads) {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mounted(&mounts).map(ToOwned::to_owned);
+    for name in named.into_iter().chain(mounted).chain(threads) {
         let namespace = Namespace::Named(name.clone());
         // It may have ended since the list was read.
         let Ok(number) = inode(&namespace) else {
@@ -208,6 +210,16 @@ pub fn alive() -> Result<Option<BTreeMap<u64, String>>, Error> {
         }
     }
     Ok(Some(alive))
+}
+
+/// Where namespaces are mounted (proc_pid_mountinfo(5)): container engines have folders of their own
+/// for them.
+fn mounted(mountinfo: &str) -> impl Iterator<Item = &str> {
+    mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        root.starts_with("net:[").then_some(point)
+    })
 }
 
 /// Makes a named namespace the way `ip netns add` does.
@@ -293,5 +305,19 @@ fn share_folder() -> Result<(), nix::Error> {
             share()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mounted;
+
+    #[test]
+    fn namespaces_are_known_by_their_mounts() {
+        let mounts = "49 23 0:39 / /sys/fs/bpf rw,relatime - bpf bpf rw,mode=700\n\
+                      61 24 0:4 net:[4026532210] /run/docker/netns/1 rw shared:9 - nsfs nsfs rw\n\
+                      62 24 0:4 mnt:[4026532211] /run/snapd/ns/x rw - nsfs nsfs rw\n";
+        let points: Vec<&str> = mounted(mounts).collect();
+        assert_eq!(points, ["/run/docker/netns/1"]);
     }
 }

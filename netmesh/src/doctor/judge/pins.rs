@@ -38,7 +38,8 @@ fn one(leftover: &Leftover) -> Finding {
     let path = &leftover.path;
     match (&leftover.serves, leftover.layout) {
         (None, _) => {
-            let meaning = "nobody lives there any more: its maps hold memory for nothing";
+            let meaning =
+                "no process, name or mount holds that namespace: its maps hold memory for nothing";
             let found = format!("{path}: its namespace is gone");
             ok("pins.dead", found, meaning)
                 .but(Severity::Warning, format!("rm -r {}", quoted(path)))
