@@ -134,7 +134,7 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
             Some(Command::Destroy(destroy)) => apply::destroy(global, destroy, out).await,
             Some(Command::Dataplane { command }) => dataplane::run(command.as_ref(), out).await,
             Some(Command::Route { command }) => route::run(command.as_ref(), out).await,
-            Some(Command::Doctor(doctor)) => doctor::run(doctor, out).await,
+            Some(Command::Doctor(doctor)) => doctor::run(global, doctor, out).await,
             Some(Command::Explain(explain)) => explain::run(explain, out).await,
             Some(Command::Trace(trace)) => trace::run(trace, out).await,
             Some(Command::Counters(counters)) => counters::run(counters, out).await,

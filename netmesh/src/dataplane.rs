@@ -13,6 +13,7 @@ mod edit;
 pub mod error;
 pub mod explain;
 pub mod fib;
+pub mod fill;
 mod group;
 mod grow;
 mod growing;

@@ -3,13 +3,14 @@
 
 mod address;
 pub mod apply;
+pub mod clock;
 mod error;
 pub mod ethtool;
 pub mod follow;
 mod link;
 mod mirror;
 pub mod names;
-mod netdev;
+pub mod netdev;
 pub mod netfilter;
 mod netlink;
 pub mod netns;
@@ -17,7 +18,9 @@ pub mod observe;
 pub mod probe;
 mod route;
 pub mod snmp;
+pub mod sockets;
 mod sysctl;
+pub mod way;
 
 pub use error::Error;
 pub use netlink::Kernel;

@@ -32,6 +32,9 @@ pub use record::{Applied, NETWORKS, NODE_FILE, Pending, Record, Snapshot, now};
 /// Name of a router's instance.
 pub const ROUTER_INSTANCE: &str = "router";
 
+/// Name of an instance made by hand.
+pub const BY_HAND: &str = "ports";
+
 /// How long what is being removed may hold on to a UDP port.
 const GONE: Duration = Duration::from_secs(30);
 

@@ -161,7 +161,7 @@ pub enum Command {
     Trace(Trace),
     /// Look for what on this machine is wrong or slow for netmesh, each with its remedy.
     #[command(
-        after_help = "Exit code 4 when something does not work; warnings and notes leave it 0.\n\nExamples:\n  netmesh doctor\n  netmesh doctor --only kernel,tc,bpf\n  netmesh --json doctor | jq '.findings[] | select(.severity != \"ok\")'"
+        after_help = "Exit code 4 when something does not work; warnings and notes leave it 0.\n\nExamples:\n  netmesh doctor\n  netmesh doctor --only kernel,tc,bpf\n  netmesh -n nm-alice-gw doctor --only xdp,table\n  netmesh --json doctor | jq '.findings[] | select(.severity != \"ok\")'"
     )]
     Doctor(Doctor),
     /// The whole mesh on this one machine, with real traffic.
@@ -518,7 +518,9 @@ pub struct Trace {
 /// `netmesh doctor`.
 #[derive(Clone, Debug, Args)]
 pub struct Doctor {
-    /// Only these checks, or groups of them: kernel,bpf,tc,link,port,forwarding.
+    /// Only these checks, or groups of them: kernel, privileges, bpf, tc, limits, link, clock,
+    /// objects, config, keys, wireguard, mtu, pins, ports, port, xdp, forwarding, firewall, sysctl,
+    /// table, neighbours.
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     pub only: Vec<String>,
 }

@@ -20,10 +20,7 @@ use crate::doctor::judge::Severity;
 use crate::kernel::{Kernel, netns};
 use crate::plan::facts::NamespaceFacts;
 use crate::plan::state::{Hook, Martians, Namespace, Port, Sources};
-use crate::reconcile::identity;
-
-/// Name of an instance made by hand.
-const BY_HAND: &str = "ports";
+use crate::reconcile::{BY_HAND, identity};
 
 /// The data plane of the node's namespace for looking at: writers are not waited for.
 pub(super) async fn look() -> Result<(View, NamespaceFacts), Failure> {

@@ -135,7 +135,10 @@ impl View {
     }
 
     /// The route of the most preferred origin that has one.
-    fn preferred(&self, prefix: &PrefixKey) -> Result<Option<(Origin, RibEntry)>, Error> {
+    pub(super) fn preferred(
+        &self,
+        prefix: &PrefixKey,
+    ) -> Result<Option<(Origin, RibEntry)>, Error> {
         for origin in Origin::ALL {
             if let Some(entry) = self.read_rib(&rib_key_of(prefix, *origin))? {
                 return Ok(Some((*origin, entry)));

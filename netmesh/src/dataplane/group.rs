@@ -125,6 +125,15 @@ impl View {
         hops.map(Way::Several)
     }
 
+    /// Groups that routes lead through.
+    pub(super) fn used_groups(&self) -> Result<BTreeSet<u32>, Error> {
+        let mut used = BTreeSet::new();
+        self.maps.each_rib(|_, entry| {
+            used.extend(group::of(entry.next_hop));
+        })?;
+        Ok(used)
+    }
+
     /// The next hops that any group has, also one that no route refers to any more.
     pub(super) fn every_member(&self) -> Result<BTreeSet<u32>, Error> {
         let mut all = BTreeSet::new();
@@ -233,14 +242,6 @@ impl Instance {
         Ok(group
             .buckets
             .map(|slot| owner(slot).map_or(0, |member| member.next_hop)))
-    }
-
-    fn used_groups(&self) -> Result<BTreeSet<u32>, Error> {
-        let mut used = BTreeSet::new();
-        self.maps.each_rib(|_, entry| {
-            used.extend(group::of(entry.next_hop));
-        })?;
-        Ok(used)
     }
 }
 

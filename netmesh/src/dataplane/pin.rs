@@ -94,24 +94,30 @@ impl Folder {
             .collect())
     }
 
+    /// Every instance of another layout, with its layout.
+    ///
+    /// # Errors
+    /// When the folders of instances cannot be read.
+    pub fn list_others() -> Result<Vec<(u32, Self)>, Error> {
+        let all = Path::new(BPFFS).join("netmesh");
+        let mut found = Vec::new();
+        for name in entries(&all)? {
+            let layout = name.strip_prefix('v').and_then(|text| text.parse().ok());
+            if let Some(layout) = layout.filter(|layout| *layout != LAYOUT) {
+                let folders = Self::list_in(&all.join(name))?;
+                found.extend(folders.into_iter().map(|folder| (layout, folder)));
+            }
+        }
+        Ok(found)
+    }
+
     /// The instance of another layout that serves a namespace, and its layout.
     ///
     /// # Errors
     /// When the folders of instances cannot be read.
     pub fn find_other(namespace: NamespaceId) -> Result<Option<(u32, Self)>, Error> {
-        let all = Path::new(BPFFS).join("netmesh");
-        for name in entries(&all)? {
-            let layout = name.strip_prefix('v').and_then(|text| text.parse().ok());
-            let Some(layout) = layout.filter(|layout| *layout != LAYOUT) else {
-                continue;
-            };
-            let folders = Self::list_in(&all.join(name))?;
-            let serves = |folder: &Self| folder.cookie == namespace.cookie;
-            if let Some(folder) = folders.into_iter().find(serves) {
-                return Ok(Some((layout, folder)));
-            }
-        }
-        Ok(None)
+        let serves = |(_, folder): &(u32, Self)| folder.cookie == namespace.cookie;
+        Ok(Self::list_others()?.into_iter().find(serves))
     }
 
     /// Refuses a namespace that an instance of another layout serves, or that is on its way from one

@@ -3,7 +3,7 @@
 use std::io;
 
 use aya::programs::tc::TcAttachType;
-use aya::programs::{ProgramError, SchedClassifier, tc};
+use aya::programs::{ProgramError, ProgramInfo, SchedClassifier, loaded_programs, tc};
 
 use super::kernel_layout;
 use super::pin;
@@ -54,6 +54,14 @@ pub fn clsact() -> Result<(), String> {
         Ok(()) => Ok(()),
         Err(error) => Err(words(&error)),
     }
+}
+
+/// The name of a program that somebody has loaded; `None` when it is gone.
+#[must_use]
+pub fn program_name(id: u32) -> Option<String> {
+    let is_it = |program: &ProgramInfo| program.id() == id;
+    let program = loaded_programs().filter_map(Result::ok).find(is_it)?;
+    program.name_as_str().map(ToOwned::to_owned)
 }
 
 fn errno(error: &ProgramError) -> Option<i32> {

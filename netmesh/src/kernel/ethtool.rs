@@ -57,7 +57,8 @@ pub fn set_vlan(namespace: &Namespace, name: &str, on: bool) -> Result<(), Error
 
 /// The device takes VLAN tags off what it receives. One that cannot be asked is taken for one
 /// that does.
-pub(super) fn takes_tags_off(namespace: &Namespace, name: &str) -> bool {
+#[must_use]
+pub fn takes_tags_off(namespace: &Namespace, name: &str) -> bool {
     let flags = run(namespace, || ioctl(name, GET_FLAGS, 0));
     flags.map_or(true, |flags| flags & RX_VLAN != 0)
 }

@@ -1,8 +1,11 @@
 //! Links as the kernel lists them.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, VlanProtocol,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    VlanProtocol,
 };
 
 use super::{Error, Kernel};
@@ -28,6 +31,8 @@ pub(super) struct RawLink {
     pub(super) vid: Option<u16>,
     /// Device group; [`UNFINISHED`] on a link of ours that has no alias yet.
     pub(super) group: u32,
+    /// Programs that XDP runs on it.
+    pub(super) programs: Vec<u32>,
 }
 
 /// The group that a link is born into (`IFLA_GROUP`) and leaves when its alias is set: an alias
@@ -45,6 +50,20 @@ impl Kernel {
                 RouteNetlinkMessage::NewLink(message) => Some(parse(message)),
                 _ => None,
             })
+            .collect())
+    }
+
+    /// The programs that XDP runs on each device of a namespace, by interface index.
+    ///
+    /// # Errors
+    /// When the kernel cannot be read.
+    pub async fn xdp_programs(
+        &mut self,
+        namespace: &Namespace,
+    ) -> Result<BTreeMap<u32, BTreeSet<u32>>, Error> {
+        let links = self.links(namespace).await?.into_iter();
+        Ok(links
+            .map(|link| (link.ifindex, link.programs.into_iter().collect()))
             .collect())
     }
 
@@ -110,6 +129,9 @@ fn parse(message: LinkMessage) -> RawLink {
             LinkAttribute::Link(lower) => link.lower = Some(lower),
             LinkAttribute::LinkNetNsId(_) => link.lower_elsewhere = true,
             LinkAttribute::Address(bytes) if ethernet => link.mac = bytes.try_into().ok(),
+            LinkAttribute::Xdp(attributes) => {
+                link.programs = attributes.iter().filter_map(program).collect();
+            }
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
                     match info {
@@ -123,6 +145,17 @@ fn parse(message: LinkMessage) -> RawLink {
         }
     }
     link
+}
+
+/// One that is attached; 0 is none.
+fn program(attribute: &LinkXdp) -> Option<u32> {
+    match attribute {
+        LinkXdp::ProgId(id)
+        | LinkXdp::DrvProgId(id)
+        | LinkXdp::SkbProgId(id)
+        | LinkXdp::HwProgId(id) => (*id != 0).then_some(*id),
+        _ => None,
+    }
 }
 
 /// The number of a VLAN whose tag is one of 802.1Q.

@@ -1,7 +1,7 @@
 //! What drivers do with frames that XDP sends: the generic netlink family `netdev` (Linux 6.3;
 //! Documentation/netlink/specs/netdev.yaml).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use futures_util::StreamExt as _;
@@ -24,8 +24,26 @@ const GET_DEVICE: u8 = 1;
 const IFINDEX: u16 = 1;
 /// `NETDEV_A_DEV_XDP_FEATURES`.
 const FEATURES: u16 = 3;
+/// `NETDEV_XDP_ACT_BASIC`: the driver runs programs.
+const NATIVE: u64 = 1;
+/// `NETDEV_XDP_ACT_REDIRECT`: it hands frames to other devices.
+const REDIRECTS: u64 = 1 << 1;
+/// `NETDEV_XDP_ACT_NDO_XMIT`: it takes frames from other devices. A veth does where its other end
+/// runs NAPI.
+const TAKES: u64 = 1 << 2;
 /// `NETDEV_XDP_ACT_NDO_XMIT_SG`: `ndo_xdp_xmit` takes frames that lie in several buffers.
 const SENDS_SEVERAL_BUFFERS: u64 = 1 << 6;
+
+/// What a driver does for XDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xdp {
+    /// It runs programs.
+    pub native: bool,
+    /// It hands frames to other devices.
+    pub redirects: bool,
+    /// It takes frames from other devices.
+    pub takes: bool,
+}
 
 /// A request for a device, and the answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,9 +127,6 @@ impl Kernel {
     /// Which of these devices have a driver that sends frames in several buffers for XDP. A kernel
     /// that cannot say so (before 6.3) redirects none (`xdp_do_redirect`).
     ///
-    /// Each is asked for by itself: the parts of this family's dumps are not marked as parts
-    /// (`NLM_F_MULTI`), so that the library takes the first for the whole.
-    ///
     /// # Errors
     /// When the namespace is not there.
     pub(super) async fn sends_several_buffers(
@@ -119,8 +134,43 @@ impl Kernel {
         namespace: &Namespace,
         devices: impl Iterator<Item = u32>,
     ) -> Result<BTreeSet<u32>, Error> {
+        let features = self.xdp_features(namespace, devices).await?.into_iter();
+        let several = features.filter(|(_, features)| features & SENDS_SEVERAL_BUFFERS != 0);
+        Ok(several.map(|(ifindex, _)| ifindex).collect())
+    }
+
+    /// What the drivers of these devices do for XDP. A kernel before 6.3 says nothing of any.
+    ///
+    /// # Errors
+    /// When the namespace is not there.
+    pub async fn xdp(
+        &mut self,
+        namespace: &Namespace,
+        devices: impl Iterator<Item = u32>,
+    ) -> Result<BTreeMap<u32, Xdp>, Error> {
+        let features = self.xdp_features(namespace, devices).await?.into_iter();
+        let read = |features| Xdp {
+            native: features & NATIVE != 0,
+            redirects: features & REDIRECTS != 0,
+            takes: features & TAKES != 0,
+        };
+        Ok(features
+            .map(|(ifindex, features)| (ifindex, read(features)))
+            .collect())
+    }
+
+    /// The bits of `enum netdev_xdp_act`, by interface index. Each is asked for by itself: the parts of this family's dumps are not marked as parts
+    /// (`NLM_F_MULTI`), so that the library takes the first for the whole.
+    ///
+    /// # Errors
+    /// When the namespace is not there.
+    async fn xdp_features(
+        &mut self,
+        namespace: &Namespace,
+        devices: impl Iterator<Item = u32>,
+    ) -> Result<BTreeMap<u32, u64>, Error> {
         let mut handle = self.generic(namespace)?;
-        let mut found = BTreeSet::new();
+        let mut found = BTreeMap::new();
         // Built in or not there at all: the answer is the same for as long as the kernel runs.
         static KNOWN: OnceLock<bool> = OnceLock::new();
         let known = match KNOWN.get() {
@@ -148,9 +198,8 @@ impl Kernel {
                     payload: NetlinkPayload::InnerMessage(message),
                     ..
                 }) = answer
-                    && message.payload.features & SENDS_SEVERAL_BUFFERS != 0
                 {
-                    found.insert(message.payload.ifindex);
+                    found.insert(message.payload.ifindex, message.payload.features);
                 }
             }
         }

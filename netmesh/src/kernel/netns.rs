@@ -1,5 +1,6 @@
 //! Network namespaces: made and named as `ip netns` does, entered only by threads of their own.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
@@ -167,6 +168,62 @@ pub fn list() -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// `PROC_PID_INIT_INO`: whoever lives in this one sees every process of the machine.
+const EVERY_PROCESS: u64 = 0xefff_fffc;
+
+/// Every namespace of the machine that has a name, a mount or a thread, by cookie, with the name or
+/// file by which it is entered; `None` where not every process can be seen.
+///
+/// # Errors
+/// When one cannot be entered.
+pub fn alive() -> Result<Option<BTreeMap<u64, String>>, Error> {
+    let own = fs::metadata("/proc/self/ns/pid").map(|found| found.ino());
+    if !own.is_ok_and(|number| number == EVERY_PROCESS) {
+        return Ok(None);
+    }
+    let list_of = |path: &Path| fs::read_dir(path).into_iter().flatten().flatten();
+    let is_process = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    let named = list()?;
+    let processes = list_of(Path::new("/proc")).map(|entry| entry.path());
+    let threads = processes.filter(is_process).flat_map(|process| {
+        let threads = list_of(&process.join("task")).map(|task| task.path().join("ns/net"));
+        threads.collect::<Vec<_>>()
+    });
+    let threads = threads.map(|path| path.display().to_string());
+    let mut seen = BTreeSet::new();
+    let mut alive = BTreeMap::new();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounted = mounted(&mounts).map(ToOwned::to_owned);
+    for name in named.into_iter().chain(mounted).chain(threads) {
+        let namespace = Namespace::Named(name.clone());
+        // It may have ended since the list was read.
+        let Ok(number) = inode(&namespace) else {
+            continue;
+        };
+        if !is_stub(&namespace) && seen.insert(number) {
+            match identity(&namespace) {
+                Ok((cookie, _)) => drop(alive.insert(cookie, name)),
+                Err(Error::NoNamespace { .. }) => drop(seen.remove(&number)),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(Some(alive))
+}
+
+/// Where namespaces are mounted (proc_pid_mountinfo(5)): container engines have folders of their own
+/// for them.
+fn mounted(mountinfo: &str) -> impl Iterator<Item = &str> {
+    mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(3);
+        let (root, point) = (fields.next()?, fields.next()?);
+        root.starts_with("net:[").then_some(point)
+    })
+}
+
 /// Makes a named namespace the way `ip netns add` does, or [has it made](names).
 ///
 /// # Errors
@@ -281,5 +338,19 @@ fn share_folder() -> Result<(), nix::Error> {
             share()
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mounted;
+
+    #[test]
+    fn namespaces_are_known_by_their_mounts() {
+        let mounts = "49 23 0:39 / /sys/fs/bpf rw,relatime - bpf bpf rw,mode=700\n\
+                      61 24 0:4 net:[4026532210] /run/docker/netns/1 rw shared:9 - nsfs nsfs rw\n\
+                      62 24 0:4 mnt:[4026532211] /run/snapd/ns/x rw - nsfs nsfs rw\n";
+        let points: Vec<&str> = mounted(mounts).collect();
+        assert_eq!(points, ["/run/docker/netns/1"]);
     }
 }
