@@ -382,7 +382,7 @@ impl Instance {
 }
 
 impl View {
-    fn full(&self) -> Error {
+    pub(super) fn full(&self) -> Error {
         Error::Full {
             table: "the route table",
             capacity: self.maps.route_capacity.into(),
