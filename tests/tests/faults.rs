@@ -1,11 +1,9 @@
-//! What goes wrong around a router: a table without room, a kernel without memory, neighbours that
-//! change hands, links that go, addresses that change. Each ends in an error that names it or in
+//! What goes wrong around a router: a table without room, neighbours that change hands, links that go, addresses that change. Each ends in an error that names it or in
 //! recovery; no packet goes where it should not, and nothing that was told is forgotten.
 
 use std::fs;
 use std::net::Ipv6Addr;
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -15,7 +13,6 @@ use netmesh::dataplane::pin::NamespaceId;
 use netmesh::demo::traffic::ping;
 use netmesh::kernel::{ethtool, netns};
 use netmesh_tests::daemon::{Daemon, SOON};
-use netmesh_tests::own::{machine, mounted};
 use netmesh_tests::pair::{LEFT, RIGHT};
 use netmesh_tests::stack::counted;
 use netmesh_tests::stream::Stream;
@@ -152,98 +149,6 @@ fn a_full_table_takes_no_part_of_an_import_and_changes_in_place() {
         }
     }
     whole(running, 500);
-}
-
-/// A control group whose processes, and the maps they make, have so much memory.
-struct Group(PathBuf);
-
-impl Group {
-    fn new() -> Self {
-        let root = std::env::temp_dir().join("groups");
-        fs::create_dir_all(&root).expect("a folder");
-        mounted("cgroup2", &root, "nsdelegate");
-        let controllers = fs::read_to_string(root.join("cgroup.controllers"));
-        if controllers
-            .expect("cgroup2")
-            .split_whitespace()
-            .any(|name| name == "memory")
-        {
-            let on = fs::write(root.join("cgroup.subtree_control"), "+memory");
-            on.expect("the memory controller");
-        } else {
-            mounted("cgroup", &root, "memory");
-        }
-        let group = root.join(format!("nmt-{}", std::process::id()));
-        fs::create_dir(&group).expect("a group");
-        Self(group)
-    }
-
-    fn limit(&self, bytes: u64) {
-        let names = ["memory.max", "memory.limit_in_bytes"].map(|name| self.0.join(name));
-        let name = names.iter().find(|name| name.exists());
-        fs::write(name.expect("a limit"), bytes.to_string()).expect("a limit");
-    }
-
-    /// Runs netmesh in it.
-    fn run(&self, lab: &Lab, arguments: &[&str]) -> Output {
-        let netmesh = lab.command("router", arguments);
-        let mut shell = std::process::Command::new("sh");
-        shell.args(["-c", "echo $$ > \"$0\" && exec \"$@\""]);
-        shell
-            .arg(self.0.join("cgroup.procs"))
-            .arg(netmesh.get_program());
-        shell.args(netmesh.get_args()).output().expect("sh starts")
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
-/// The kernel has no memory for a map: that is told, or the process is killed for it; whatever was
-/// forwarded is, and the next import finds everything whole.
-#[test]
-fn a_kernel_without_memory_for_a_map_is_told_of_and_nothing_is_torn() {
-    machine(
-        "a_kernel_without_memory_for_a_map_is_told_of_and_nothing_is_torn",
-        || {
-            let lab = Lab::pair();
-            lab.whole_checksums(true);
-            lab.attach_pair("xdp", "any");
-            let group = Group::new();
-            let before = list(&lab);
-            let all = lines("/64", 0..30_000, "via 2a02:1812:2::2 dev port1")
-                + &lines("/48", 0..30_000, "via 2a02:1812:2::2 dev port1");
-            let file = file(&lab, &all);
-            let running = streams(&lab);
-            let (mut refused, mut killed) = (0, 0);
-            for step in 0..60 {
-                let limit = 6 + step;
-                group.limit(limit << 20);
-                let output = group.run(&lab, &["route", "import", &file]);
-                if output.status.success() {
-                    break;
-                }
-                let text = output.stderr_text();
-                if output.status.signal().is_some() {
-                    killed += 1;
-                } else {
-                    refused += 1;
-                    println!("{limit} MiB: {text}");
-                    assert_eq!(output.status.code(), Some(1), "{text}");
-                    assert!(text.contains("annot allocate memory"), "{text}");
-                }
-            }
-            println!("{refused} refused, {killed} killed");
-            assert!(refused > 0, "no import met a kernel without memory");
-            let done = import(&lab, &all);
-            assert!(done.status.success(), "{}", done.stderr_text());
-            assert_eq!(list(&lab).lines().count(), before.lines().count() + 60_000);
-            whole(running, 500);
-        },
-    );
 }
 
 /// `left` - `router` - a switch - `old`, `new`: two hosts that may have one address.
@@ -509,6 +414,41 @@ fn ports_that_go_down_and_come_up_carry_again_and_send_nothing_astray() {
         eventually("all is what it was", SOON, || dump() == before);
         carries_whole(&lab);
     }
+}
+
+/// The exit's whole namespace is deleted under a stream.
+#[test]
+fn a_namespace_that_is_deleted_under_its_daemon_comes_back_and_sends_nothing_astray() {
+    let (lab, _daemons) = mesh();
+    let nodes = [("node-1", &["gw"][..]), ("router", &[])];
+    let dump = || nodes.map(|(node, resources)| lab.dump(node, resources));
+    let before = dump();
+    let wire = Wire::open(&lab.at("provider"), "eth0");
+    let running = across(&lab);
+    eventually("a stream", SOON, || running[1].sent() > 50);
+    let gone = lab.resource("gw").to_string();
+    let deleted = std::process::Command::new("ip")
+        .args(["netns", "del", &gone])
+        .status();
+    assert!(deleted.expect("ip starts").success());
+    eventually("it is back", SOON, || {
+        netns::path(&lab.resource("gw")).exists()
+    });
+    carries(&lab);
+    let [out, back] = running.map(Stream::end);
+    println!(
+        "{gone} deleted: {} and {} lost",
+        out.lost.len(),
+        back.lost.len()
+    );
+    assert_eq!(
+        strays(&lab, &wire),
+        0,
+        "packets for the mesh went to the provider"
+    );
+    assert!(out.twice.is_empty() && back.twice.is_empty());
+    eventually("all is what it was", SOON, || dump() == before);
+    carries_whole(&lab);
 }
 
 /// The exit's address on the segment changes, with its number and without: the router follows.

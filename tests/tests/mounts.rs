@@ -124,6 +124,47 @@ fn streams(lab: &Lab) -> [Stream; 2] {
     ]
 }
 
+/// What `apply` and the daemon say of pins that are hidden, on a router and on an exit: nobody puts
+/// another data plane beside the one that forwards.
+#[test]
+fn an_apply_puts_no_data_plane_beside_one_that_is_hidden() {
+    machine(
+        "an_apply_puts_no_data_plane_beside_one_that_is_hidden",
+        || {
+            let lab = Lab::mesh();
+            for node in ["node-1", "node-2", "router"] {
+                let _ = lab.netmesh(node, &["apply"]);
+            }
+            eventually("the mesh carries packets", SOON, || reaches(&lab));
+            lab.resolved("router");
+            let nodes = [("node-1", &["gw"][..]), ("router", &[])];
+            let dump = || nodes.map(|(node, resources)| lab.dump(node, resources));
+            let before = dump();
+            let running = streams(&lab);
+            mounted("bpf", BPFFS, "mode=0700");
+            for node in ["node-1", "router"] {
+                for _ in 0..2 {
+                    let words = ["umount /sys/fs/bpf", "cannot attach"];
+                    // By XDP the kernel refuses, by TC we do.
+                    let words = &words[..if node == "router" { 2 } else { 1 }];
+                    refused(&lab.try_netmesh(node, &["apply"]), 1, words);
+                }
+            }
+            let daemon = Daemon::start(&lab, "router", &["--resync", "1"]);
+            eventually("the daemon says so, too", SOON, || {
+                daemon.text().contains("umount /sys/fs/bpf")
+            });
+            umount(BPFFS).expect("it is mounted");
+            let [out, back] = running.map(Stream::end);
+            println!("hidden from apply: {} and {} packets", out.sent, back.sent);
+            out.assert_whole(200);
+            back.assert_whole(200);
+            daemon.signal(nix::sys::signal::Signal::SIGHUP);
+            as_before(&lab, &before, &dump);
+        },
+    );
+}
+
 /// The pins go with their bpffs: the kernel forwards, and the next apply, or the daemon, begins anew.
 #[test]
 fn a_bpffs_that_goes_leaves_the_kernel_to_forward_until_somebody_applies() {
@@ -162,7 +203,7 @@ fn a_bpffs_that_goes_leaves_the_kernel_to_forward_until_somebody_applies() {
             }
             eventually("the stream goes on", SOON, || running[0].sent() > 300);
             for node in ["node-1", "router"] {
-                let _ = lab.netmesh(node, &["apply"]);
+                apply_anew(&lab, node);
             }
             for (way, account) in ["out", "back"].iter().zip(running.map(Stream::end)) {
                 println!("{way}: {} packets, lost {:?}", account.sent, account.lost);
@@ -182,10 +223,34 @@ fn a_bpffs_that_goes_leaves_the_kernel_to_forward_until_somebody_applies() {
                     .as_array()
                     .is_some_and(|ports| ports.len() == 2)
             });
-            let _ = lab.netmesh("node-1", &["apply"]);
+            apply_anew(&lab, "node-1");
             as_before(&lab, &before, &dump);
         },
     );
+}
+
+/// Applies where the pins are gone. A filter of the clsact qdisc, before Linux 6.6, needs none and stays:
+/// the message tells how to take it away.
+fn apply_anew(lab: &Lab, node: &str) {
+    let applied = lab.try_netmesh(node, &["apply"]);
+    let said = applied.stderr_text();
+    if applied.status.success() {
+        return;
+    }
+    assert!(said.contains("tc filter del dev NAME ingress"), "{said}");
+    let gw = lab.resource("gw").to_string();
+    let links = std::process::Command::new("ip")
+        .args(["-n", &gw, "-j", "link"])
+        .output();
+    let links: Vec<serde_json::Value> =
+        serde_json::from_slice(&links.expect("ip starts").stdout).expect("JSON");
+    for link in links {
+        let name = link["ifname"].as_str().expect("a name");
+        let words = ["-n", &gw, "filter", "del", "dev", name, "ingress"];
+        // Not every link has one.
+        let _ = std::process::Command::new("tc").args(words).output();
+    }
+    let _ = lab.netmesh(node, &["apply"]);
 }
 
 /// All is what it was, and the programs forward every packet.
