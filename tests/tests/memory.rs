@@ -19,7 +19,7 @@ struct Group(PathBuf);
 
 impl Group {
     fn new() -> Self {
-        let root = std::env::temp_dir().join("groups");
+        let root = PathBuf::from("/run/groups");
         fs::create_dir_all(&root).expect("a folder");
         mounted("cgroup2", &root, "nsdelegate");
         let controllers = fs::read_to_string(root.join("cgroup.controllers"));

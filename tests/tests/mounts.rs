@@ -291,6 +291,15 @@ fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     found
 }
 
+/// What is unmounted in the end, or nobody could remove the folder.
+struct Mounted<'a>(&'a Path);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = umount(self.0);
+    }
+}
+
 const FULL: &str = "No space left on device";
 
 /// Neither the folder of the objects nor `/run` has room.
@@ -302,6 +311,7 @@ fn a_full_disk_changes_nothing_and_tears_nothing() {
         // The folder in a small file system of its own.
         let held = files(&config);
         mounted("tmpfs", &config, "size=128k");
+        let _small = Mounted(&config);
         for (path, text) in held {
             fs::create_dir_all(Path::new(&path).parent().expect("a folder")).expect("a folder");
             fs::write(&path, text).expect("a file");
