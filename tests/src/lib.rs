@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod field;
 pub mod object;
 pub mod oracle;
+pub mod own;
 pub mod pair;
 mod snapshot;
 pub mod stack;

@@ -193,6 +193,29 @@ fn address(from: &SockaddrStorage) -> Option<IpAddr> {
     Some(IpAddr::V4(from.as_sockaddr_in()?.ip()))
 }
 
+/// Packets that the data plane of a namespace has forwarded to and from a prefix.
+///
+/// # Panics
+/// When none serves it, or it does not count the prefix.
+#[must_use]
+pub fn counted(namespace: &Namespace, prefix: &str) -> [u64; 2] {
+    let document = counters(namespace, prefix);
+    let rows = document["prefixes"].as_array().expect("prefixes");
+    let row = rows.iter().find(|row| row["prefix"] == *prefix);
+    let row = row.unwrap_or_else(|| panic!("{namespace} does not count {prefix}: {document}"));
+    ["to", "from"].map(|way| row[way]["packets"].as_u64().expect("a number"))
+}
+
+fn counters(namespace: &Namespace, what: &str) -> Value {
+    let name = namespace.to_string();
+    let output = Command::new(crate::binary())
+        .args(["--netns", &name, "--json", "counters", what])
+        .output()
+        .expect("netmesh starts");
+    assert!(output.status.success(), "no data plane in {name}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 /// The counters of a data plane's ports.
 #[derive(Clone, Debug)]
 pub struct Ports(Vec<Value>);
@@ -204,13 +227,7 @@ impl Ports {
     /// When none serves it.
     #[must_use]
     pub fn of(namespace: &Namespace) -> Self {
-        let name = namespace.to_string();
-        let output = Command::new(crate::binary())
-            .args(["--netns", &name, "--json", "counters", "--drops"])
-            .output()
-            .expect("netmesh starts");
-        assert!(output.status.success(), "no data plane in {name}");
-        let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let document = counters(namespace, "--drops");
         Self(document["ports"].as_array().expect("ports").clone())
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use netmesh::kernel::netns;
 use netmesh::plan::state::Namespace;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// What is on its way when the stream ends has arrived after this.
 const DRAIN: Duration = Duration::from_millis(500);
@@ -21,7 +22,7 @@ pub struct Stream {
     done: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     sender: JoinHandle<()>,
-    receiver: JoinHandle<Vec<(u64, Instant)>>,
+    receivers: Vec<JoinHandle<Vec<(u64, Instant)>>>,
 }
 
 /// What came of a stream.
@@ -37,6 +38,8 @@ pub struct Account {
     pub silence: Duration,
     /// Number and time of arrival, in order of arrival.
     pub arrivals: Vec<(u64, Instant)>,
+    /// Which of the hosts each number came to.
+    pub ways: BTreeMap<u64, usize>,
 }
 
 impl Stream {
@@ -46,13 +49,30 @@ impl Stream {
     /// When the sockets cannot be made.
     #[must_use]
     pub fn start(from: (&Namespace, IpAddr), to: (&Namespace, IpAddr), period: Duration) -> Self {
-        let bind = |(namespace, address): (&Namespace, IpAddr)| {
-            netns::run_in(namespace, || UdpSocket::bind((address, 0)))
-                .expect("the namespace")
-                .expect("a socket")
+        Self::fan(from, (std::slice::from_ref(to.0), to.1), period)
+    }
+
+    /// Sends a packet every `period` to an address that several hosts have.
+    ///
+    /// # Panics
+    /// When the sockets cannot be made.
+    #[must_use]
+    pub fn fan(from: (&Namespace, IpAddr), to: (&[Namespace], IpAddr), period: Duration) -> Self {
+        let bind = |namespace: &Namespace, address: SocketAddr| {
+            let socket = netns::run_in(namespace, || UdpSocket::bind(address));
+            let socket = socket.expect("the namespace").expect("a socket");
+            // What comes while its reader waits for a CPU is not lost.
+            setsockopt(&socket, sockopt::RcvBufForce, &(8 << 20)).expect("a large buffer");
+            socket
         };
-        let (sender, receiver) = (bind(from), bind(to));
-        let goal = receiver.local_addr().expect("an address");
+        let sender = bind(from.0, SocketAddr::new(from.1, 0));
+        let mut goal = SocketAddr::new(to.1, 0);
+        let mut receivers = Vec::new();
+        for namespace in to.0 {
+            let receiver = bind(namespace, goal);
+            goal = receiver.local_addr().expect("an address");
+            receivers.push(receiver);
+        }
         let [stop, done] = [(), ()].map(|()| Arc::new(AtomicBool::new(false)));
         let sent = Arc::new(AtomicU64::new(0));
         Self {
@@ -60,10 +80,13 @@ impl Stream {
                 let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
                 thread::spawn(move || send(&sender, goal, period, &stop, &sent))
             },
-            receiver: {
-                let done = Arc::clone(&done);
-                thread::spawn(move || receive(&receiver, &done))
-            },
+            receivers: receivers
+                .into_iter()
+                .map(|receiver| {
+                    let done = Arc::clone(&done);
+                    thread::spawn(move || receive(&receiver, &done))
+                })
+                .collect(),
             stop,
             done,
             sent,
@@ -86,7 +109,14 @@ impl Stream {
         self.sender.join().expect("the sender");
         thread::sleep(DRAIN);
         self.done.store(true, Ordering::Relaxed);
-        let arrivals = self.receiver.join().expect("the receiver");
+        let mut arrivals = Vec::new();
+        let mut ways = BTreeMap::new();
+        for (host, receiver) in self.receivers.into_iter().enumerate() {
+            let came = receiver.join().expect("the receiver");
+            ways.extend(came.iter().map(|(number, _)| (*number, host)));
+            arrivals.extend(came);
+        }
+        arrivals.sort_by_key(|(_, at)| *at);
         let mut times = BTreeMap::<u64, u32>::new();
         for (number, _) in &arrivals {
             *times.entry(*number).or_default() += 1;
@@ -106,6 +136,7 @@ impl Stream {
                 .max()
                 .unwrap_or_default(),
             arrivals,
+            ways,
         }
     }
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use netmesh::demo::traffic::ping;
 use netmesh_tests::daemon::{Daemon, SOON};
 use netmesh_tests::pair::RIGHT;
+use netmesh_tests::stack::counted;
+use netmesh_tests::stream::Stream;
 use netmesh_tests::{INTERNET, Lab, OutputText as _, RESOURCES, eventually};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -169,15 +171,22 @@ fn objects_that_are_wrong_change_nothing_and_leak_nothing() {
     }
 }
 
+/// The daemons of the router and of the exit's node end, by a signal or without a word, twenty times
+/// under traffic: every packet arrives, once, and is counted on both.
 #[test]
 fn forwarding_outlives_the_daemon_unless_it_is_told_otherwise() {
     let lab = Lab::mesh();
-    for node in ["node-2", "router"] {
-        let _ = lab.netmesh(node, &["apply"]);
+    let _ = lab.netmesh("node-2", &["apply"]);
+    let start = |node| {
+        let daemon = Daemon::start(&lab, node, &[]);
+        daemon.until_told("READY=1");
+        daemon
+    };
+    let mut router = start("router");
+    let mut daemon = start("node-1");
+    for node in ["router", "node-1"] {
+        lab.settles(node);
     }
-    let mut daemon = Daemon::start(&lab, "node-1", &[]);
-    daemon.until_told("READY=1");
-    lab.settles("node-1");
     daemon.until_told("WATCHDOG=1");
     let second = lab.try_netmesh("node-1", &["run"]);
     assert_eq!(second.status.code(), Some(1), "one daemon a node");
@@ -186,39 +195,58 @@ fn forwarding_outlives_the_daemon_unless_it_is_told_otherwise() {
     eventually("the mesh carries packets", SOON, || {
         ping(&here, web, INTERNET.into(), 104, 1).is_ok_and(|pings| pings.received == 1)
     });
-    let before = lab.dump("node-1", &["gw"]);
+    // Until then it is the kernel that forwards.
+    lab.resolved("router");
+    let before = [("node-1", &["gw"][..]), ("router", &[])].map(|(n, r)| lab.dump(n, r));
+    let prefix = lab.prefix(&RESOURCES[1]);
+    let planes = [lab.at("router"), lab.resource("gw")];
+    let counted = || planes.each_ref().map(|plane| counted(plane, &prefix));
+    // The exit's neighbours are resolved by what has just crossed it.
+    eventually("both count every packet", SOON, || {
+        let at = counted();
+        let pings = ping(&here, web, INTERNET.into(), 104, 5);
+        let more = at.map(|packets| packets.map(|n| n + 5));
+        pings.is_ok_and(|pings| pings.received == 5) && counted() == more
+    });
 
-    // A steady stream meanwhile: none is lost, none answered twice.
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let (sent, answered) = std::thread::scope(|scope| {
-        let stream = scope.spawn({
-            let (stop, here) = (&stop, &here);
-            move || {
-                let (mut sent, mut answered) = (0, 0);
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let pings = ping(here, web, INTERNET.into(), 300, 20).expect("a socket");
-                    sent += 20;
-                    answered += pings.received;
-                }
-                (sent, answered)
-            }
-        });
-        for round in 0..20 {
+    let at = counted();
+    let (far, period) = (lab.at("provider"), Duration::from_millis(2));
+    let ends = ((&here, web), (&far, INTERNET.into()));
+    let out = Stream::start(ends.0, ends.1, period);
+    let back = Stream::start(ends.1, ends.0, period);
+    for round in 0..20 {
+        let daemons = [(&mut router, "router"), (&mut daemon, "node-1")];
+        for (daemon, node) in daemons {
             if round % 2 == 0 {
                 assert_eq!(daemon.ends(Signal::SIGKILL), None);
             } else {
                 assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
                 assert!(daemon.told().iter().any(|word| word == "STOPPING=1\n"));
             }
-            daemon = Daemon::start(&lab, "node-1", &[]);
-            daemon.until_told("READY=1");
+            *daemon = start(node);
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        stream.join().expect("the stream")
-    });
-    assert_eq!(answered, sent, "20 restarts");
-    assert!(sent >= 1000, "{sent} packets are no stream");
-    assert_eq!(lab.dump("node-1", &["gw"]), before);
+    }
+    let (out, back) = (out.end(), back.end());
+    println!(
+        "20 restarts of two daemons: {} packets out, {} back, {} lost, {} twice",
+        out.sent,
+        back.sent,
+        out.lost.len() + back.lost.len(),
+        out.twice.len() + back.twice.len()
+    );
+    for account in [&out, &back] {
+        account.assert_whole(1000);
+    }
+    for (plane, (now, at)) in planes.iter().zip(counted().iter().zip(&at)) {
+        let more = [now[0] - at[0], now[1] - at[1]];
+        assert_eq!(
+            more,
+            [back.sent, out.sent],
+            "to and from {prefix} by {plane}"
+        );
+    }
+    let after = [("node-1", &["gw"][..]), ("router", &[])].map(|(n, r)| lab.dump(n, r));
+    assert_eq!(after, before);
 
     // A reload is told from beginning to end.
     let _ = daemon.told();

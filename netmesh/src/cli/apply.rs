@@ -188,6 +188,8 @@ fn keep(record: &Record, objects: Option<Snapshot>) {
         }),
     };
     if let Err(error) = kept {
+        // What was applied before is nothing to go back to.
+        let _ = record.forget_applied();
         let error = anyhow::Error::from(error);
         tracing::warn!("the next change cannot be undone: {error:#}");
     }

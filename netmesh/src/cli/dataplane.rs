@@ -41,9 +41,21 @@ async fn find() -> Result<(Option<View>, NamespaceFacts), Failure> {
 }
 
 pub(super) fn none() -> anyhow::Error {
+    if let Some(unmounted) = unmounted() {
+        return anyhow::anyhow!(unmounted);
+    }
     anyhow::anyhow!(
         "no data plane serves this namespace; attach one: netmesh dataplane attach --port DEV, or \
          name the namespace of an exit: netmesh -n NAME"
+    )
+}
+
+/// What it means that there is no bpffs.
+fn unmounted() -> Option<&'static str> {
+    (!dataplane::pin::mounted()).then_some(
+        "no data plane serves this namespace, and no bpf file system is mounted at /sys/fs/bpf, where \
+         it would be pinned: one that was there has gone with it, and the kernel forwards alone; \
+         `netmesh apply`, or `netmesh dataplane attach --port DEV`, mounts it and begins anew",
     )
 }
 
@@ -453,7 +465,8 @@ async fn status(out: &mut Output) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         None => {
-            out.text("no data plane serves this namespace\n")?;
+            let text = unmounted().unwrap_or("no data plane serves this namespace");
+            out.text(format_args!("{text}\n"))?;
             Ok(Exit::Done)
         }
     }

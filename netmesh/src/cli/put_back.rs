@@ -25,9 +25,15 @@ pub(super) fn put_back(folder: &Path, before: Option<&Snapshot>) -> io::Result<O
         return Ok(None);
     }
     let aside = make_aside(folder)?;
+    // With their permissions.
+    let mut copied = fs::create_dir(aside.join(NETWORKS));
     for name in &files {
-        // With its permissions.
-        fs::copy(folder.join(name), aside.join(name))?;
+        copied = copied.and_then(|()| fs::copy(folder.join(name), aside.join(name)).map(drop));
+    }
+    if let Err(error) = copied {
+        // Half of what is still there is worth nothing.
+        let _ = fs::remove_dir_all(&aside);
+        return Err(error);
     }
     for (name, text) in &before.0 {
         write(&folder.join(name), text)?;
@@ -65,7 +71,6 @@ fn make_aside(folder: &Path) -> io::Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
             made => {
                 made?;
-                fs::create_dir(aside.join(NETWORKS))?;
                 return Ok(aside);
             }
         }

@@ -1,7 +1,6 @@
 //! `netmesh route`: the data plane's table.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use netmesh_common::table::Origin;
@@ -64,7 +63,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
         if present.route == route {
             if !spec.dry_run {
                 // Its link may have been down, which makes the kernel forget its neighbours.
-                keep_resolved(&route).await?;
+                neighbours::keep_resolved(&route.neighbours()).await?;
                 settle(&mut instance, &facts)?;
             }
             return say(out, &format!("{prefix} {route}: unchanged"));
@@ -83,7 +82,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
     }
     // What forwards now goes on until its successor can.
     let facts = match &present {
-        Some(_) => resolved(&route, facts).await?,
+        Some(_) => neighbours::resolved(&route.neighbours(), facts).await?,
         None => facts,
     };
     instance
@@ -99,7 +98,7 @@ async fn put(spec: &RouteSpec, replace: bool, out: &mut Output) -> Result<Exit, 
             failure
         })?;
     settle(&mut instance, &facts)?;
-    keep_resolved(&route).await?;
+    neighbours::keep_resolved(&route.neighbours()).await?;
     if let Some(present) = present {
         neighbours::let_go_unused(present.route.neighbours(), &instance, &facts).await?;
     }
@@ -124,66 +123,6 @@ async fn del(prefix: IpNet, dry_run: bool, out: &mut Output) -> Result<Exit, Fai
         neighbours::let_go_unused(present.route.neighbours(), &instance, &facts).await?;
     }
     say(out, &format!("{prefix}: removed"))
-}
-
-/// Has the next hops resolved, and waits a moment until they are; one that does not answer is not
-/// waited for any longer. The facts that are current then.
-async fn resolved(route: &FibRoute, facts: NamespaceFacts) -> Result<NamespaceFacts, Failure> {
-    let is_missing = |facts: &NamespaceFacts| {
-        route.neighbours().iter().any(|neighbour| {
-            facts.devices.get(&neighbour.link).is_some_and(|device| {
-                let key = (device.ifindex, neighbour.address);
-                device.mac.is_some() && !facts.neighbours.contains_key(&key)
-            })
-        })
-    };
-    if !is_missing(&facts) {
-        return Ok(facts);
-    }
-    keep_resolved(route).await?;
-    let mut kernel = crate::kernel::Kernel::default();
-    let begun = Instant::now();
-    loop {
-        let facts = kernel.facts(&crate::plan::state::Namespace::Node).await?;
-        if !is_missing(&facts) || begun.elapsed() > PATIENCE {
-            return Ok(facts);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// How long a route that is there stands in for one whose next hops do not answer yet.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// Asks the kernel to resolve the next hops and to keep them so.
-pub(super) async fn keep_resolved(route: &FibRoute) -> Result<(), Failure> {
-    use crate::kernel::Kernel;
-    use crate::plan::state::Namespace;
-    use crate::plan::step::Step;
-
-    let neighbours = route.neighbours();
-    if neighbours.is_empty() {
-        return Ok(());
-    }
-    let mut kernel = Kernel::default();
-    let facts = kernel.facts(&Namespace::Node).await?;
-    for neighbour in neighbours {
-        // A device without link-layer addresses has none to resolve, and one that somebody entered
-        // for good is his.
-        let asks = facts.devices.get(&neighbour.link).is_some_and(|device| {
-            let key = (device.ifindex, neighbour.address);
-            device.mac.is_some() && !facts.permanent.contains(&key)
-        });
-        if !asks {
-            continue;
-        }
-        let step = Step::AddNeighbour {
-            namespace: Namespace::Node,
-            neighbour,
-        };
-        kernel.execute(&step, "").await?;
-    }
-    Ok(())
 }
 
 pub(super) fn settle(instance: &mut Instance, facts: &NamespaceFacts) -> Result<(), Failure> {

@@ -1,5 +1,6 @@
 //! `netmesh route import` and `export`.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use netmesh_common::table::Origin;
 use super::dataplane::{look, write};
 use super::exit::{Exit, Failure};
 use super::output::Output;
-use super::route::{keep_resolved, say, settle};
-use super::route_file;
+use super::route::{say, settle};
+use super::{neighbours, route_file};
 use crate::dataplane::Error;
+use crate::plan::state::{FibRoute, Neighbour};
 
 /// Reads all of it before the first route is touched.
 pub(super) async fn import(
@@ -34,6 +36,15 @@ pub(super) async fn import(
     if dry_run {
         return say(out, &format!("route replace, {count} times{skipped}"));
     }
+    let wanted = file.routes.fates().iter().flat_map(FibRoute::neighbours);
+    let wanted: BTreeSet<Neighbour> = wanted.collect();
+    let before = instance.neighbours(|origin| origin == Origin::Static, &facts)?;
+    // What forwards now goes on until its successor can.
+    let facts = if before.is_empty() {
+        facts
+    } else {
+        neighbours::resolved(&wanted, facts).await?
+    };
     let bar = bar(count as u64, out);
     let mut done = 0;
     let result = instance.put_many(&file.routes, Origin::Static, &facts, |more| {
@@ -42,6 +53,7 @@ pub(super) async fn import(
     });
     bar.finish_and_clear();
     if let Err(error) = result {
+        neighbours::let_go_unused(wanted, &instance, &facts).await?;
         let exit = match error {
             Error::NoDevice { .. } => Exit::Rejected,
             _ => Exit::Failed,
@@ -60,9 +72,8 @@ pub(super) async fn import(
         return Err(failure);
     }
     settle(&mut instance, &facts)?;
-    for route in file.routes.fates() {
-        keep_resolved(route).await?;
-    }
+    neighbours::keep_resolved(&wanted).await?;
+    neighbours::let_go_unused(before, &instance, &facts).await?;
     say(out, &format!("{count} routes{skipped}"))
 }
 

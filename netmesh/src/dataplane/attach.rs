@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use aya_obj::generated::{XDP_FLAGS_DRV_MODE, XDP_FLAGS_SKB_MODE, bpf_attach_type};
 use netmesh_common::table::Port as PortEntry;
 
@@ -22,6 +23,9 @@ use super::maps::gone;
 use super::{Error, Instance, clsact, pin, sys, vlan};
 use crate::plan::facts::{Device, NamespaceFacts};
 use crate::plan::state::{Hook, LinkName, Port, Sources};
+
+/// The program for TC.
+const TC: &str = "netmesh_tc";
 
 /// How a link is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,8 +280,18 @@ impl Instance {
     }
 
     fn attach_tc(&mut self, device: &Device, name: &str) -> Result<(), Error> {
+        // TCX takes any number of programs: a packet must not be decided upon by two of ours. A
+        // kernel without TCX has one place for ours.
+        let there = SchedClassifier::query_tcx(name, TcAttachType::Ingress);
+        let there = there.map_or_else(|_| Vec::new(), |(_, programs)| programs);
+        if there.iter().any(|info| info.name() == TC.as_bytes()) {
+            return Err(Error::OutOfSight {
+                program: TC,
+                name: name.to_owned(),
+            });
+        }
         let path = self.link_path(Kind::Tcx, device.ifindex);
-        match self.attach_link("netmesh_tc", Kind::Tcx, device.ifindex, path) {
+        match self.attach_link(TC, Kind::Tcx, device.ifindex, path) {
             // No kernel before 6.6 knows TCX.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 self.attach_clsact(device, name)
@@ -288,7 +302,7 @@ impl Instance {
 
     pub(super) fn attach_clsact(&mut self, device: &Device, name: &str) -> Result<(), Error> {
         let path = self.link_path(Kind::Clsact, device.ifindex);
-        clsact::attach(&self.folder.program("netmesh_tc"), name, &path)
+        clsact::attach(&self.folder.program(TC), name, &path)
     }
 
     fn attach_link(
@@ -382,7 +396,9 @@ fn refused(kind: Kind, name: &str, source: io::Error) -> Error {
     let remedy = match source.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) if kind != Kind::Tcx => {
             ": another XDP program sits there; `ip link show` names it, `ip link set dev NAME xdp \
-             off` takes it off"
+             off` takes it off; where it is netmesh_xdp, its data plane is pinned in another bpf file \
+             system than the one at /sys/fs/bpf: `findmnt /sys/fs/bpf` shows whether one is mounted \
+             over it, `umount /sys/fs/bpf` takes that away"
         }
         Some(libc::EOPNOTSUPP) if native => {
             ": its driver has no native XDP; `--hook xdp-generic` or `--hook tc` work on any \

@@ -65,8 +65,9 @@ impl Instance {
     /// told how many more are done.
     ///
     /// # Errors
-    /// When a device is not in the namespace, before anything is changed. When a table is full or
-    /// cannot be written: what `progress` was told of is there, and the next writer mends the rest.
+    /// When a device is not in the namespace, or a table has no room for all, before anything is
+    /// changed. When a table cannot be written: what `progress` was told of is there, and the next
+    /// writer mends the rest.
     pub fn put_many(
         &mut self,
         routes: &Routes,
@@ -89,6 +90,7 @@ impl Instance {
                 _ => {}
             }
         }
+        self.room_for_all(routes, origin)?;
         self.note()?;
         self.reserve(routes.len() as u64)?;
         let room = self.maps().rib.reserve(routes.len());
@@ -113,6 +115,56 @@ impl Instance {
         for (prefix, route) in long {
             self.put_route(prefix, origin, route, facts)?;
             progress(1);
+        }
+        Ok(())
+    }
+
+    /// Every table has room for those that are new to it.
+    fn room_for_all(&self, routes: &Routes, origin: Origin) -> Result<(), Error> {
+        let capacity = u64::from(self.maps.route_capacity);
+        // The RIB holds every prefix: where its whole map would fit nothing need be counted.
+        if self.maps.rib.room().saturating_add(routes.len() as u64) <= capacity {
+            return Ok(());
+        }
+        let mut entries = BTreeSet::new();
+        self.maps.each_rib(|key, _| {
+            entries.insert((key.prefix, key.origin));
+        })?;
+        let there = entries.len();
+        entries.extend(
+            routes
+                .iter()
+                .map(|(net, _)| (prefix_key(net), origin as u8)),
+        );
+        if entries.len() == there {
+            return Ok(());
+        }
+        if entries.len() as u64 > self.maps.rib.limit() {
+            return Err(self.full());
+        }
+        let prefixes: BTreeSet<PrefixKey> = entries.into_iter().map(|(prefix, _)| prefix).collect();
+        let inside = |prefix: &PrefixKey| match place(prefix) {
+            Place::Inside(key) => Some(key),
+            Place::Exact(_) | Place::Elsewhere => None,
+        };
+        let mut in_trie: BTreeSet<u64> = self.notes()?.into_iter().map(|(key, _)| key).collect();
+        in_trie.extend(prefixes.iter().filter_map(inside));
+        let (mut exact, mut six, mut four) = (0, 0, 0);
+        for prefix in &prefixes {
+            if let Place::Exact(key) = place(prefix) {
+                exact += 1;
+                // What has longer prefixes inside, or found no room there, is in the trie.
+                if !in_trie.contains(&key) {
+                    continue;
+                }
+            }
+            match prefix.family {
+                6 => six += 1,
+                _ => four += 1,
+            }
+        }
+        if [exact, six, four].into_iter().max() > Some(capacity) {
+            return Err(self.full());
         }
         Ok(())
     }

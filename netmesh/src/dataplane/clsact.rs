@@ -20,7 +20,11 @@ pub(super) fn attach(program: &Path, name: &str, record: &Path) -> Result<(), Er
     let fail = |source: Box<dyn std::error::Error + Send + Sync>| Error::Attach {
         hook: "TC (clsact)",
         name: name.to_owned(),
-        remedy: "; `tc filter show dev NAME ingress` shows what is there",
+        remedy: "; `tc filter show dev NAME ingress` shows what is there; where it is netmesh_tc, its \
+                 data plane is pinned in another bpf file system than the one at /sys/fs/bpf: \
+                 `findmnt /sys/fs/bpf` shows whether one is mounted over it, `umount /sys/fs/bpf` \
+                 takes that away, and where there is none any more, `tc filter del dev NAME ingress` \
+                 the filter",
         source,
     };
     let mut program = SchedClassifier::from_pin(program).map_err(|error| fail(error.into()))?;

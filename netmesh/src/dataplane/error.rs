@@ -251,6 +251,19 @@ pub enum Error {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A data plane of ours whose pins are out of sight.
+    #[error(
+        "{program} is on {name} already, and no pin below /sys/fs/bpf leads to it: its data plane is \
+         pinned in another bpf file system than the one that is mounted there now, and forwards by \
+         the routes it had; `findmnt /sys/fs/bpf` shows whether one is mounted over it, `umount \
+         /sys/fs/bpf` takes that away"
+    )]
+    OutOfSight {
+        /// The program.
+        program: &'static str,
+        /// The device.
+        name: String,
+    },
     /// A route that is not there.
     #[error("no route {prefix} of origin {origin}; `netmesh route list` shows what there is")]
     NoRoute {

@@ -23,7 +23,7 @@ use super::route::{self, prefix_key};
 pub use super::route::{Match, RouteRow, origin_name};
 use super::{Error, Instance};
 use crate::plan::facts::{Device, NamespaceFacts};
-use crate::plan::state::FibRoute;
+use crate::plan::state::{FibRoute, Neighbour};
 
 impl View {
     /// Every route of every origin, in order.
@@ -97,6 +97,30 @@ impl View {
             }
         }
         Ok(routes)
+    }
+
+    /// The neighbours that routes of these origins lead to.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn neighbours(
+        &self,
+        wanted: impl Fn(Origin) -> bool,
+        facts: &NamespaceFacts,
+    ) -> Result<BTreeSet<Neighbour>, Error> {
+        // Routes with one next hop, or one group, have the same neighbours.
+        let mut ways = BTreeMap::new();
+        self.maps.each_rib(|key, entry| {
+            if Origin::from_u8(key.origin).is_some_and(&wanted) {
+                ways.insert(entry.next_hop, entry);
+            }
+        })?;
+        let mut neighbours = BTreeSet::new();
+        for (next_hop, entry) in ways {
+            let route = route::decode_route(&entry, &self.way(next_hop)?, facts);
+            neighbours.extend(route.neighbours());
+        }
+        Ok(neighbours)
     }
 
     /// What the data plane does with packets for an address: the longest prefix that matches,
@@ -361,7 +385,7 @@ impl Instance {
 }
 
 impl View {
-    fn full(&self) -> Error {
+    pub(super) fn full(&self) -> Error {
         Error::Full {
             table: "the route table",
             capacity: self.maps.route_capacity.into(),

@@ -47,6 +47,16 @@ impl<K: Pod, V: Pod> Growing<K, V> {
         })
     }
 
+    /// Entries there is room for before it grows.
+    pub(super) fn room(&self) -> u64 {
+        self.room.into()
+    }
+
+    /// Entries it can ever hold.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit.into()
+    }
+
     /// The value of a key.
     pub(super) fn get(&self, key: &K) -> Result<Option<V>, Error> {
         found(self.map.get(key, 0), self.shape.name)

@@ -279,7 +279,8 @@ fn lock_root() -> Result<File, Error> {
 }
 
 /// bpffs is mounted where pins go, as far as this process sees.
-pub(super) fn mounted() -> bool {
+#[must_use]
+pub fn mounted() -> bool {
     statfs(BPFFS).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
 }
 

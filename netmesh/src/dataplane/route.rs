@@ -102,7 +102,8 @@ fn withdrawn(way: &Way, facts: &NamespaceFacts) -> Vec<String> {
     .collect()
 }
 
-fn decode_route(entry: &RibEntry, way: &Way, facts: &NamespaceFacts) -> FibRoute {
+/// What a RIB entry says is done.
+pub(super) fn decode_route(entry: &RibEntry, way: &Way, facts: &NamespaceFacts) -> FibRoute {
     // A device that is gone has no name; the number says so to people and to the diff.
     let link = |hop: &NextHop| {
         facts

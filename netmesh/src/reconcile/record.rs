@@ -170,6 +170,14 @@ impl Record {
         self.write(APPLIED, applied)
     }
 
+    /// What is applied could not be noted.
+    ///
+    /// # Errors
+    /// When what was applied before cannot be removed.
+    pub fn forget_applied(&self) -> Result<(), Error> {
+        self.remove(APPLIED)
+    }
+
     /// The change that waits to be confirmed, also when its time is over.
     ///
     /// # Errors

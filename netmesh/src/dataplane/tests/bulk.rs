@@ -101,7 +101,7 @@ fn many_at_once_are_what_they_are_one_by_one() {
 }
 
 #[test]
-fn what_the_trie_refuses_has_no_route() {
+fn what_a_table_has_no_room_for_is_refused_as_a_whole() {
     alone(|| {
         let capacity = Capacity {
             routes: 16,
@@ -112,16 +112,41 @@ fn what_the_trie_refuses_has_no_route() {
         let routes: Vec<_> = (0..20)
             .map(|n| (net(&format!("2a02:18{n:02x}::/32")), FibRoute::Punt))
             .collect();
-        let error = instance
-            .put_routes(&routes, Origin::Fpm, &facts, |_| {})
-            .unwrap_err();
-        assert!(matches!(error, Error::Full { capacity: 16, .. }), "{error}");
-        let there = instance.routes_of(Origin::Fpm, &facts).unwrap();
-        for (prefix, _) in &routes {
-            let entry = instance.in_trie(&prefix_key(*prefix)).unwrap();
-            assert_eq!(entry.is_some(), there.contains_key(prefix), "{prefix}");
+        let mut put = |routes: &[_], progress: &mut u64| {
+            let result = instance.put_routes(routes, Origin::Fpm, &facts, |more| *progress += more);
+            let there = instance.routes_of(Origin::Fpm, &facts).unwrap();
+            for n in 0..20 {
+                let prefix = net(&format!("2a02:18{n:02x}::/32"));
+                let entry = instance.in_trie(&prefix_key(prefix)).unwrap();
+                assert_eq!(entry.is_some(), there.contains_key(&prefix), "{prefix}");
+            }
+            (result, there.len())
+        };
+        for (routes, had) in [(&routes[..], 0), (&routes[..12], 12), (&routes[4..], 12)] {
+            let mut done = 0;
+            let (result, there) = put(routes, &mut done);
+            if routes.len() == 12 {
+                result.unwrap();
+                assert_eq!(done, 12);
+            } else {
+                let error = result.unwrap_err();
+                assert!(matches!(error, Error::Full { capacity: 16, .. }), "{error}");
+                assert_eq!(done, 0);
+            }
+            assert_eq!(there, had);
         }
-        assert_eq!(there.len(), 16);
+        // The same again need no room, and what is left of it can be had.
+        put(&routes[..12], &mut 0).0.unwrap();
+        let (result, there) = put(&routes[..16], &mut 0);
+        result.unwrap();
+        assert_eq!(there, 16);
+        // The /64s have a table of their own, and all together one more.
+        let exact = |n: u32| (net(&format!("2a02:1900:0:{n:x}::/64")), FibRoute::Punt);
+        let more: Vec<_> = (0..17).map(exact).collect();
+        assert!(put(&more, &mut 0).0.is_err());
+        put(&more[..16], &mut 0).0.unwrap();
+        let four = [(net("10.0.0.0/20"), FibRoute::Punt)];
+        assert!(put(&four, &mut 0).0.is_err(), "32 routes are all");
         drop(instance);
         // The next writer has nothing to stumble over.
         let mut instance = Instance::open(here()).unwrap().unwrap();
