@@ -7,6 +7,7 @@
 mod born;
 mod clock;
 mod programs;
+pub(crate) mod scrape;
 mod variants;
 mod wires;
 

@@ -45,15 +45,17 @@ const METHODS: [(&str, &str); 6] = [
     ("bench_entries", "stage 1 without counters"),
 ];
 
-/// `netmesh-bench FILE WHAT SIZE…`: the file whose tables are replaced, `look-ups` or `forwarding`,
-/// and numbers of prefixes.
+/// `netmesh-bench FILE WHAT SIZE…`: the file whose tables are replaced, `look-ups`,
+/// `forwarding` or `scrapes`, and numbers of prefixes.
 fn main() -> anyhow::Result<()> {
     // The pieces of a large table are more than a process may usually hold.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     let mut arguments = std::env::args().skip(1);
     let file = PathBuf::from(arguments.next().context("which file?")?);
-    let what = arguments.next().context("look-ups or forwarding?")?;
+    let what = arguments
+        .next()
+        .context("look-ups, forwarding or scrapes?")?;
     let sizes: Vec<usize> = arguments
         .map(|size| size.parse().context("a size is a number"))
         .collect::<anyhow::Result<_>>()?;
@@ -86,6 +88,13 @@ fn main() -> anyhow::Result<()> {
             plot::forwarding(&file, &rows)?;
             report::write(&file, "forwarding", &report::forwarding(&rows)?)?;
             report::write(&file, "programming", &report::programming(&loads)?)
+        }
+        "scrapes" => {
+            let mut rows = Vec::new();
+            for size in sizes {
+                forward::scrape::measure(OBJECT, size, &mut rows)?;
+            }
+            report::write(&file, "scrapes", &report::scrapes(&rows)?)
         }
         other => anyhow::bail!("{other} cannot be measured"),
     }

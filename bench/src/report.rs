@@ -172,6 +172,32 @@ pub(crate) fn programming(loads: &[forward::Load]) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// What asking for metrics costs.
+pub(crate) fn scrapes(rows: &[forward::scrape::Row]) -> anyhow::Result<String> {
+    let mut text = String::from(
+        "\n| prefixes | with series | an answer, MiB | the first, s | the next, s | daemon, MiB | at most | \
+         a packet, ns | while somebody asks : alone |\n|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for row in rows {
+        let mebibytes = |kibibytes: u64| kibibytes as f64 / 1024.0;
+        writeln!(
+            text,
+            "| {} | {} | {:.1} | {:.2} | {} | {:.0} | {:.0} | {} | {} |",
+            row.routes,
+            row.selection,
+            row.bytes as f64 / f64::from(1 << 20),
+            row.first,
+            row.next.spread(2),
+            mebibytes(row.idle),
+            mebibytes(row.peak),
+            row.alone.spread(0),
+            row.ratio.spread(2)
+        )?;
+    }
+    writeln!(text)?;
+    Ok(text)
+}
+
 /// Methods of looking up.
 pub(crate) fn look_ups(rows: &[Row]) -> anyhow::Result<String> {
     let mut text = String::new();

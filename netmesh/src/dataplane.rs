@@ -40,6 +40,7 @@ mod reference;
 mod route;
 pub mod self_test;
 mod stages;
+pub mod sums;
 mod sys;
 #[cfg(test)]
 mod tests;

@@ -15,23 +15,32 @@ pub(crate) enum What {
     LookUps,
     /// The whole way of a packet over veth.
     Forwarding,
+    /// What it costs to ask for metrics.
+    Scrapes,
 }
 
 /// Measures, and writes the results into the documentation.
 pub(crate) fn run(what: Option<What>, sizes: &[u32]) -> anyhow::Result<()> {
     setup::run()?;
-    if what != Some(What::Forwarding) {
+    let wanted = |kind| what.is_none_or(|what| what == kind);
+    if wanted(What::LookUps) {
         measure(
             "look-ups",
             sizes,
             &[1, 1_000, 65_536, 200_000, 1_000_000, 16_777_216],
         )?;
     }
-    if what != Some(What::LookUps) {
-        if env::var_os("NETMESH_BIN").is_none() {
-            build::netmesh(true)?;
-        }
+    if !wanted(What::Forwarding) && !wanted(What::Scrapes) {
+        return Ok(());
+    }
+    if env::var_os("NETMESH_BIN").is_none() {
+        build::netmesh(true)?;
+    }
+    if wanted(What::Forwarding) {
         measure("forwarding", sizes, &[1, 1_000, 65_536, 1_000_000])?;
+    }
+    if wanted(What::Scrapes) {
+        measure("scrapes", sizes, &[1_000, 65_536, 1_000_000])?;
     }
     Ok(())
 }

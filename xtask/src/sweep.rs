@@ -53,7 +53,13 @@ fn pins() {
     let netmesh = target().join("debug/netmesh");
     let layouts = fs::read_dir(PINS).into_iter().flatten().flatten();
     let folders = layouts.flat_map(|layout| fs::read_dir(layout.path()).into_iter().flatten());
-    let folders: Vec<PathBuf> = folders.flatten().map(|entry| entry.path()).collect();
+    // One that is being made or taken away is its writer's, or that of the next one.
+    let whole = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        !name.starts_with("new-") && !name.starts_with("old-")
+    };
+    let folders = folders.flatten().map(|entry| entry.path());
+    let folders: Vec<PathBuf> = folders.filter(whole).collect();
     if folders.is_empty() || !netmesh.exists() {
         return;
     }

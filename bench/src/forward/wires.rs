@@ -315,6 +315,15 @@ impl Wires {
         command
     }
 
+    /// The same on another CPU.
+    pub(super) fn beside_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).arg(&self.netmesh);
+        command.args(["--netns", &self.namespace("rtr")]);
+        command.args(arguments);
+        command
+    }
+
     fn run(&self, name: &str, words: &[&str]) -> anyhow::Result<()> {
         let namespace = self.namespace(name);
         ip(&[&["netns", "exec", &namespace], words].concat())

@@ -1,6 +1,5 @@
 //! Reading the counters: sums over CPUs, never accumulated here.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::PerCpuValues;
@@ -75,7 +74,7 @@ impl View {
     pub fn prefix_counters(&self) -> Result<Vec<PrefixRow>, Error> {
         let mut counted = Vec::new();
         self.maps.each_counter(|key, id| counted.push((key, id)))?;
-        let mut sums = BTreeMap::<PrefixKey, PrefixCounters>::new();
+        let mut sums: Vec<(PrefixKey, PrefixCounters)> = Vec::with_capacity(counted.len());
         for (key, id) in counted {
             let values = self
                 .maps
@@ -86,20 +85,30 @@ impl View {
                     action: "read it",
                     source,
                 })?;
-            let sum = sums.entry(key).or_default();
-            values.iter().for_each(|value| add(sum, value));
+            let mut sum = PrefixCounters::default();
+            values.iter().for_each(|value| add(&mut sum, value));
+            sums.push((key, sum));
         }
         self.slot_counters(&mut sums)?;
+        // A prefix may have counted in several places.
+        sums.sort_unstable_by_key(|(key, _)| *key);
+        sums.dedup_by(|(key, more), (kept, sum)| {
+            let same = key == kept;
+            if same {
+                add(sum, more);
+            }
+            same
+        });
         let mut rows: Vec<PrefixRow> = sums
             .iter()
             .filter_map(|(key, sum)| Some(row(decode_prefix(key)?, sum)))
             .collect();
-        rows.sort_by_key(|row| row.prefix);
+        rows.sort_unstable_by_key(|row| row.prefix);
         Ok(rows)
     }
 
     /// Adds what stage 1 has counted, and gives every prefix with a slot a row.
-    fn slot_counters(&self, sums: &mut BTreeMap<PrefixKey, PrefixCounters>) -> Result<(), Error> {
+    fn slot_counters(&self, sums: &mut Vec<(PrefixKey, PrefixCounters)>) -> Result<(), Error> {
         for generation in 0..GENERATIONS {
             let Some(table) = self.lines.of(generation) else {
                 continue;
@@ -116,12 +125,11 @@ impl View {
                     from_packets: from.packets,
                     from_bytes: from.bytes,
                 };
-                add(sums.entry(prefix_of(entry.key)).or_default(), &now);
+                sums.push((prefix_of(entry.key), now));
             }
         }
-        self.maps.each_beyond(|key, sum| {
-            add(sums.entry(prefix_of(key)).or_default(), &sum);
-        })
+        self.maps
+            .each_beyond(|key, sum| sums.push((prefix_of(key), sum)))
     }
 
     /// The counters of every attached port.

@@ -11,6 +11,7 @@ mod lines;
 mod neighbour;
 mod older;
 mod route;
+mod sums;
 mod traffic;
 mod trees;
 mod vlan;

@@ -1,7 +1,9 @@
 //! One reading of everything that is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
 
 use super::select::Selection;
 use super::told::{Names, Report};
@@ -64,6 +66,8 @@ pub(super) struct Table {
     pub(super) routes: BTreeMap<&'static str, u64>,
     /// Routes in use whose next hop has no link-layer address.
     pub(super) unresolved: u64,
+    /// Prefixes that are never forwarded to: the node's own.
+    own: BTreeSet<IpNet>,
 }
 
 /// One peer of a tunnel.
@@ -182,8 +186,9 @@ fn look(
     let recent = known.filter(|(at, _)| counted > LARGE && at.elapsed() < OLD);
     let (at, table) = match recent {
         Some(recent) => recent,
-        None => (Instant::now(), table(view, facts, &mut rows)?),
+        None => (Instant::now(), table(view, facts)?),
     };
+    rows.retain(|row| !table.own.contains(&row.prefix));
     selection.keep(&mut rows);
     let prefixes = rows.into_iter().map(|row| {
         let network = names.networks.get(&row.prefix).cloned();
@@ -206,23 +211,17 @@ fn look(
     Ok((plane, at))
 }
 
-/// Figures of the table; rows of prefixes that are never forwarded to go.
-fn table(
-    view: &View,
-    facts: &NamespaceFacts,
-    rows: &mut Vec<PrefixRow>,
-) -> Result<Table, dataplane::Error> {
-    let mut table = Table::default();
-    let mut own = std::collections::BTreeSet::new();
-    for route in view.routes(facts)? {
-        *table.routes.entry(origin_name(route.origin)).or_default() += 1;
-        table.unresolved += u64::from(route.active && route.resolved == Some(false));
-        if route.active && route.origin == netmesh_common::table::Origin::Connected {
-            own.insert(route.prefix);
-        }
-    }
-    rows.retain(|row| !own.contains(&row.prefix));
-    Ok(table)
+/// Figures of the table.
+fn table(view: &View, facts: &NamespaceFacts) -> Result<Table, dataplane::Error> {
+    let sums = view.route_sums(facts)?;
+    let routes = sums.origins.into_iter();
+    Ok(Table {
+        routes: routes
+            .map(|(origin, count)| (origin_name(origin), count))
+            .collect(),
+        unresolved: sums.unresolved,
+        own: sums.connected,
+    })
 }
 
 fn add(sum: &mut Flow, more: Flow) {
