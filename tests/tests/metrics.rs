@@ -288,7 +288,7 @@ fn metric_names(expression: &str) -> Vec<String> {
 
 /// The metrics that the dashboard asks for. Its panels have numbers and places of their own.
 fn dashboard_names() -> BTreeSet<String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/netmesh.json");
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/grafana/netmesh.json");
     let text = std::fs::read_to_string(file).expect("the dashboard");
     let dashboard: Value = serde_json::from_str(&text).expect("JSON");
     let mut names = BTreeSet::new();
