@@ -228,6 +228,33 @@ fn a_scrape_says_what_the_counters_say() {
     assert!(seen["netmesh_routes{namespace=\"node\",origin=\"object\"}"] >= 3.0);
     assert!(seen["netmesh_neighbours{namespace=\"node\"}"] >= 2.0);
     assert!(seen["netmesh_reconcile_steps_total"] > 5.0);
+    // Next hops are the provider, the exit and the subnets they are in.
+    assert_eq!(seen["netmesh_next_hops{namespace=\"node\"}"], 4.0);
+    let rows = |name: &str| -> Vec<(&String, &f64)> {
+        let of = |(series, _): &(&String, &f64)| series.starts_with(name);
+        seen.iter().filter(of).collect()
+    };
+    let gateways = rows("netmesh_neighbour_resolved{");
+    assert_eq!(gateways.len(), 2);
+    assert!(
+        gateways.iter().all(|(_, value)| **value == 1.0),
+        "{gateways:?}"
+    );
+    assert!(gateways.iter().any(|(series, _)| {
+        series.contains("interface=\"eth0\",gateway=\"2a02:1800:10:1052::4\"")
+    }));
+    // Tags are those that the kernel tells others; nothing of the programs is there twice.
+    let programs = rows("netmesh_program_info{");
+    for port in ["eth0", "eth1"] {
+        let tag = tag_on(&lab, "router", port);
+        let info = format!(
+            "netmesh_program_info{{namespace=\"node\",program=\"netmesh_xdp\",tag=\"{tag}\"}}"
+        );
+        assert!(programs.contains(&(&info, &1.0)), "{info}: {programs:?}");
+    }
+    assert!(programs.len() <= 6, "{programs:?}");
+    let layout = f64::from(netmesh_common::table::LAYOUT);
+    assert_eq!(seen["netmesh_layout{namespace=\"node\"}"], layout);
 
     // Tunnels, where they are, by the names of their peers.
     let (here, to) = (lab.at("node-1"), address(&exit));
@@ -276,6 +303,18 @@ fn a_scrape_says_what_the_counters_say() {
         .filter_map(|family| Some(family.split_once(' ')?.0.to_owned()))
         .collect();
     assert_eq!(shown, served);
+}
+
+/// The tag of the XDP program on a port, as `ip` says it.
+fn tag_on(lab: &Lab, machine: &str, port: &str) -> String {
+    let output = Command::new("ip")
+        .args(["-n", &lab.name(machine), "-json", "-detail", "link", "show"])
+        .arg(port)
+        .output()
+        .expect("ip starts");
+    let links: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let tag = links[0]["xdp"]["prog"]["tag"].as_str();
+    tag.unwrap_or_else(|| panic!("{links}")).to_owned()
 }
 
 /// The metrics that an expression names.

@@ -120,6 +120,17 @@ impl Folder {
         Ok(Self::list_others()?.into_iter().find(serves))
     }
 
+    /// The layout of the tables that serve a namespace, if there are any.
+    ///
+    /// # Errors
+    /// When the folders of instances cannot be read.
+    pub fn layout_of(namespace: NamespaceId) -> Result<Option<u32>, Error> {
+        if Self::find(namespace)?.is_some() {
+            return Ok(Some(LAYOUT));
+        }
+        Ok(Self::find_other(namespace)?.map(|(layout, _)| layout))
+    }
+
     /// Refuses a namespace that an instance of another layout serves, or that is on its way from one
     /// to ours.
     pub(super) fn refuse_other(namespace: NamespaceId) -> Result<(), Error> {
