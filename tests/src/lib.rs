@@ -8,6 +8,7 @@ pub mod field;
 pub mod object;
 pub mod oracle;
 pub mod pair;
+pub mod scrape;
 mod snapshot;
 pub mod stack;
 pub mod stream;
