@@ -365,6 +365,15 @@ fn whoever_asks_gets_what_he_asks_for_and_holds_up_nobody() {
         scrape(&here, to)["netmesh_ready"] == 1.0
     });
     drop(idle);
+    // Tables of another version are told and left out.
+    let (cookie, _) = netmesh::kernel::netns::identity(&here).expect("it is there");
+    let other = format!("/sys/fs/bpf/netmesh/v1/ports@{cookie:x}");
+    std::fs::create_dir_all(&other).expect("a folder");
+    let seen = scrape(&here, to);
+    let _ = std::fs::remove_dir(&other);
+    let _ = std::fs::remove_dir("/sys/fs/bpf/netmesh/v1");
+    assert_eq!(seen["netmesh_layout{namespace=\"node\"}"], 1.0);
+    assert_eq!(seen["netmesh_scrape_left_out"], 1.0);
     // The daemon did its work meanwhile.
     let router = lab.name("router");
     lab.ip(
