@@ -36,6 +36,7 @@ mod places;
 mod poke;
 mod port;
 pub mod probe;
+pub mod programs;
 mod reference;
 mod route;
 pub mod self_test;

@@ -9,6 +9,7 @@ pub mod object;
 pub mod oracle;
 pub mod own;
 pub mod pair;
+pub mod scrape;
 mod snapshot;
 pub mod stack;
 pub mod stream;

@@ -2,9 +2,8 @@
 //! its own tools accept, and nobody who reads slowly is in anybody's way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,63 +11,9 @@ use netmesh::demo::traffic::ping;
 use netmesh::kernel::netns::run_in;
 use netmesh::plan::state::Namespace;
 use netmesh_tests::daemon::{Daemon, SOON};
+use netmesh_tests::scrape::{address, counted, dashboard, file, request};
 use netmesh_tests::{INTERNET, Lab, RESOURCES, eventually};
 use serde_json::Value;
-
-/// Where a daemon serves its metrics.
-fn address(daemon: &Daemon) -> SocketAddr {
-    let mut found = None;
-    eventually("metrics are served", SOON, || {
-        let log = daemon.log();
-        let told = log
-            .iter()
-            .find(|line| line["message"] == "metrics are served");
-        found = told.and_then(|line| line["address"].as_str()?.parse().ok());
-        found.is_some()
-    });
-    found.expect("an address")
-}
-
-/// Status line and headers, and body, of one request.
-fn request(at: &Namespace, to: SocketAddr, words: &str, accept: &str) -> (String, String) {
-    let answer = run_in(at, || {
-        let mut stream = TcpStream::connect(to).expect("somebody listens");
-        stream.set_read_timeout(Some(SOON)).expect("a socket");
-        write!(
-            stream,
-            "{words} HTTP/1.1\r\nHost: x\r\nAccept: {accept}\r\n\r\n"
-        )
-        .expect("sent");
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).expect("an answer");
-        answer
-    })
-    .expect("the namespace");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    let chunked = head.to_lowercase().contains("transfer-encoding: chunked");
-    (
-        head.to_owned(),
-        if chunked {
-            whole(body)
-        } else {
-            body.to_owned()
-        },
-    )
-}
-
-/// The chunks of a body put together, which must be complete.
-fn whole(mut body: &str) -> String {
-    let mut text = String::new();
-    loop {
-        let (size, rest) = body.split_once("\r\n").expect("a size");
-        let size = usize::from_str_radix(size, 16).expect("a size");
-        if size == 0 {
-            return text;
-        }
-        text.push_str(&rest[..size]);
-        body = &rest[size + 2..];
-    }
-}
 
 /// Every sample by its name and labels. Each is there once, and belongs to a family that has a type
 /// and a help.
@@ -110,50 +55,6 @@ fn scrape(at: &Namespace, to: SocketAddr) -> BTreeMap<String, f64> {
     samples(&body)
 }
 
-/// What `netmesh counters --json` says, by the names that metrics have.
-fn counted(lab: &Lab, machine: &str) -> BTreeMap<String, f64> {
-    let mut found = BTreeMap::new();
-    let number = |value: &Value| value.as_u64().expect("a number") as f64;
-    let ours: Vec<String> = RESOURCES.iter().map(|one| lab.prefix(one)).collect();
-    for row in lab.json(machine, &["counters"])["prefixes"]
-        .as_array()
-        .expect("rows")
-    {
-        // The router's own unreachable route for the allocation is of no network.
-        let known = ours.iter().any(|prefix| row["prefix"] == **prefix);
-        let network = if known { lab.network() } else { "" };
-        for direction in ["to", "from"] {
-            for what in ["packets", "bytes"] {
-                let series = format!(
-                    "netmesh_prefix_forwarded_{what}_total{{namespace=\"node\",network=\"{}\",\
-                     prefix={},direction=\"{direction}\"}}",
-                    network, row["prefix"],
-                );
-                found.insert(series, number(&row[direction][what]));
-            }
-        }
-    }
-    let ports = lab.json(machine, &["counters", "--drops"])["ports"].clone();
-    for row in ports.as_array().expect("rows") {
-        let labels = format!("namespace=\"node\",port={}", row["port"]);
-        let mut add = |name: &str, value| {
-            found.insert(format!("netmesh_port_{name}_total{{{labels}}}"), value);
-        };
-        add("received_packets", number(&row["received"]));
-        add("forwarded_packets", number(&row["forwarded"]["packets"]));
-        add("forwarded_bytes", number(&row["forwarded"]["bytes"]));
-        add("redirect_failed_packets", number(&row["redirect_failed"]));
-        for (name, list) in [("passed", "punted"), ("dropped", "dropped")] {
-            for reason in row[list].as_array().expect("reasons") {
-                let labels = format!("{labels},reason={}", reason["reason"]);
-                let series = format!("netmesh_port_{name}_packets_total{{{labels}}}");
-                found.insert(series, number(&reason["packets"]));
-            }
-        }
-    }
-    found
-}
-
 #[test]
 fn a_scrape_says_what_the_counters_say() {
     let lab = Lab::mesh();
@@ -174,10 +75,18 @@ fn a_scrape_says_what_the_counters_say() {
     let before = scrape(&here, to);
     let pings = ping(&web, from, INTERNET.into(), 600, 50).expect("a socket");
     assert_eq!(pings.received, 50);
-    // A packet that the router drops: its source lives nowhere.
-    let nowhere = "2001:db8:bad::1".parse().expect("an address");
-    let spoofed = netmesh::demo::traffic::spoof(&lab.at("provider"), nowhere, INTERNET);
+    // A packet that the router drops: who is inside does not come from outside.
+    let (home, inside) = (lab.address(&RESOURCES[2]), lab.address(&RESOURCES[1]));
+    let spoofed = netmesh::demo::traffic::spoof(&lab.at("provider"), home, inside);
     spoofed.expect("it is sent");
+    let dropped = "netmesh_port_dropped_packets_total{namespace=\"node\",port=\"eth0\",";
+    eventually("it is counted", SOON, || {
+        let counted = counted(&lab, "router");
+        let mut drops = counted
+            .iter()
+            .filter(|(series, _)| series.starts_with(dropped));
+        drops.any(|(_, packets)| *packets == 1.0)
+    });
 
     // Others send on their own: what is read in between is in between.
     let low = counted(&lab, "router");
@@ -228,6 +137,33 @@ fn a_scrape_says_what_the_counters_say() {
     assert!(seen["netmesh_routes{namespace=\"node\",origin=\"object\"}"] >= 3.0);
     assert!(seen["netmesh_neighbours{namespace=\"node\"}"] >= 2.0);
     assert!(seen["netmesh_reconcile_steps_total"] > 5.0);
+    // Next hops are the provider, the exit and the subnets they are in.
+    assert_eq!(seen["netmesh_next_hops{namespace=\"node\"}"], 4.0);
+    let rows = |name: &str| -> Vec<(&String, &f64)> {
+        let of = |(series, _): &(&String, &f64)| series.starts_with(name);
+        seen.iter().filter(of).collect()
+    };
+    let gateways = rows("netmesh_neighbour_resolved{");
+    assert_eq!(gateways.len(), 2);
+    assert!(
+        gateways.iter().all(|(_, value)| **value == 1.0),
+        "{gateways:?}"
+    );
+    assert!(gateways.iter().any(|(series, _)| {
+        series.contains("interface=\"eth0\",gateway=\"2a02:1800:10:1052::4\"")
+    }));
+    // Tags are those that the kernel tells others; nothing of the programs is there twice.
+    let programs = rows("netmesh_program_info{");
+    for port in ["eth0", "eth1"] {
+        let tag = tag_on(&lab, "router", port);
+        let info = format!(
+            "netmesh_program_info{{namespace=\"node\",program=\"netmesh_xdp\",tag=\"{tag}\"}}"
+        );
+        assert!(programs.contains(&(&info, &1.0)), "{info}: {programs:?}");
+    }
+    assert!(programs.len() <= 6, "{programs:?}");
+    let layout = f64::from(netmesh_common::table::LAYOUT);
+    assert_eq!(seen["netmesh_layout{namespace=\"node\"}"], layout);
 
     // Tunnels, where they are, by the names of their peers.
     let (here, to) = (lab.at("node-1"), address(&exit));
@@ -259,8 +195,8 @@ fn a_scrape_says_what_the_counters_say() {
     );
 
     // Alerts are about what is there.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
-    let rules = std::fs::read_to_string(folder.join("netmesh.rules.yml")).expect("the rules");
+    let rules = file("packaging/prometheus/netmesh.rules.yml");
+    let rules = std::fs::read_to_string(rules).expect("the rules");
     let expressions = rules
         .lines()
         .filter(|line| line.trim().starts_with("expr:"));
@@ -278,6 +214,18 @@ fn a_scrape_says_what_the_counters_say() {
     assert_eq!(shown, served);
 }
 
+/// The tag of the XDP program on a port, as `ip` says it.
+fn tag_on(lab: &Lab, machine: &str, port: &str) -> String {
+    let output = Command::new("ip")
+        .args(["-n", &lab.name(machine), "-json", "-detail", "link", "show"])
+        .arg(port)
+        .output()
+        .expect("ip starts");
+    let links: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let tag = links[0]["xdp"]["prog"]["tag"].as_str();
+    tag.unwrap_or_else(|| panic!("{links}")).to_owned()
+}
+
 /// The metrics that an expression names.
 fn metric_names(expression: &str) -> Vec<String> {
     let name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -288,9 +236,7 @@ fn metric_names(expression: &str) -> Vec<String> {
 
 /// The metrics that the dashboard asks for. Its panels have numbers and places of their own.
 fn dashboard_names() -> BTreeSet<String> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/grafana/netmesh.json");
-    let text = std::fs::read_to_string(file).expect("the dashboard");
-    let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+    let dashboard = dashboard();
     let mut names = BTreeSet::new();
     let (mut numbers, mut cells) = (BTreeSet::new(), BTreeSet::new());
     for panel in dashboard["panels"].as_array().expect("panels") {
@@ -321,8 +267,7 @@ fn prometheus_finds_no_fault_in_metrics_and_alerts() {
     let text = request(&lab.at("node-1"), address(&daemon), "GET /metrics", "*/*").1;
     assert!(text.contains("netmesh_tunnel_up{"));
     promtool(&["check", "metrics"], &text);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/prometheus");
-    let test = folder.join("netmesh.rules.test.yml");
+    let test = file("packaging/prometheus/netmesh.rules.test.yml");
     promtool(&["test", "rules", &test.display().to_string()], "");
 }
 
@@ -420,6 +365,15 @@ fn whoever_asks_gets_what_he_asks_for_and_holds_up_nobody() {
         scrape(&here, to)["netmesh_ready"] == 1.0
     });
     drop(idle);
+    // Tables of another version are told and left out.
+    let (cookie, _) = netmesh::kernel::netns::identity(&here).expect("it is there");
+    let other = format!("/sys/fs/bpf/netmesh/v1/ports@{cookie:x}");
+    std::fs::create_dir_all(&other).expect("a folder");
+    let seen = scrape(&here, to);
+    let _ = std::fs::remove_dir(&other);
+    let _ = std::fs::remove_dir("/sys/fs/bpf/netmesh/v1");
+    assert_eq!(seen["netmesh_layout{namespace=\"node\"}"], 1.0);
+    assert_eq!(seen["netmesh_scrape_left_out"], 1.0);
     // The daemon did its work meanwhile.
     let router = lab.name("router");
     lab.ip(

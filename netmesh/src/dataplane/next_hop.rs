@@ -15,11 +15,23 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use netmesh_common::table::{Link, MAX_NEXT_HOPS, NeighbourKey, NextHop};
 
+use super::instance::View;
 use super::maps::{Maps, gone};
 use super::neighbour::{self, Lookup};
 use super::sys::Mapping;
 use super::{Error, neighbour::encode};
 use crate::plan::facts::{self, Device, NamespaceFacts};
+
+/// A next hop, to look at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Its device.
+    pub ifindex: u32,
+    /// Its address; a device without neighbours has none.
+    pub neighbour: Option<IpAddr>,
+    /// The programs know its link-layer address.
+    pub resolved: bool,
+}
 
 /// What names a next hop.
 type Identity = (u32, u8, [u8; 16], u8);
@@ -266,6 +278,23 @@ pub(super) fn decode(hop: &NextHop) -> Option<IpAddr> {
         6 => Some(IpAddr::from(a)),
         4 => Some(IpAddr::from([a[0], a[1], a[2], a[3]])),
         _ => None,
+    }
+}
+
+impl View {
+    /// Every next hop that routes have.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn next_hops(&self) -> Result<Vec<Hop>, Error> {
+        let table = NextHops::read(&self.maps)?;
+        let used = table.by_identity.values().filter_map(|id| table.load(*id));
+        let hops = used.map(|hop| Hop {
+            ifindex: hop.ifindex,
+            neighbour: decode(&hop).filter(|_| hop.has_neighbour()),
+            resolved: Link(hop.link).is_resolved(),
+        });
+        Ok(hops.collect())
     }
 }
 

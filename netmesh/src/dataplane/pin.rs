@@ -120,6 +120,18 @@ impl Folder {
         Ok(Self::list_others()?.into_iter().find(serves))
     }
 
+    /// The layout of the tables that serve a namespace, if there are any: the older one while they
+    /// are on their way to ours.
+    ///
+    /// # Errors
+    /// When the folders of instances cannot be read.
+    pub fn layout_of(namespace: NamespaceId) -> Result<Option<u32>, Error> {
+        if let Some((layout, _)) = Self::find_other(namespace)? {
+            return Ok(Some(layout));
+        }
+        Ok(Self::find(namespace)?.map(|_| LAYOUT))
+    }
+
     /// Refuses a namespace that an instance of another layout serves, or that is on its way from one
     /// to ours.
     pub(super) fn refuse_other(namespace: NamespaceId) -> Result<(), Error> {

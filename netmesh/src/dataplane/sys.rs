@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicU64;
 
 use aya::Pod;
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_link_info, bpf_link_type, bpf_map_type, bpf_prog_info,
 };
 
 /// What a link is attached to now.
@@ -92,15 +92,28 @@ pub(super) fn program(id: u32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The tag of a program: the kernel's hash over its instructions.
+pub(super) fn program_tag(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: all zero is a value of this plain kernel structure.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    read_info(program, &mut info)?;
+    Ok(u64::from_be_bytes(info.tag))
+}
+
 fn link_info(link: BorrowedFd<'_>) -> io::Result<bpf_link_info> {
     // SAFETY: all zero is a value of this plain kernel structure.
     let mut info: bpf_link_info = unsafe { std::mem::zeroed() };
-    let mut attr = zeroed();
-    attr.info.bpf_fd = link.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_link_info>() as u32;
-    attr.info.info = (&raw mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
+    read_info(link, &mut info)?;
     Ok(info)
+}
+
+/// Has the kernel describe an object; `info` is the structure of its kind, all zero.
+fn read_info<T>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = zeroed();
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<T>() as u32;
+    attr.info.info = std::ptr::from_mut(info) as u64;
+    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr).map(drop)
 }
 
 /// What an XDP or TCX link is attached to.

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use super::load::Loaded;
 use super::object::Object;
 use super::pin::{self, NamespaceId};
-use super::{Error, Instance, clsact, load, self_test, sys};
+use super::{Error, Instance, clsact, load, programs, self_test, sys};
 
 /// Prefix of a pin that is not in its place yet.
 const NEW: &str = "new-";
@@ -110,21 +110,18 @@ impl Instance {
         let mut hooks = Vec::new();
         for name in pin::entries(&self.folder.links())? {
             let path = self.folder.links().join(&name);
-            let program = match name.split_once('-').map_or("", |(hook, _)| hook) {
-                "xdp" | "xdpvlan" | "xdpgeneric" => "netmesh_xdp",
-                "pass" => "netmesh_pass",
-                "tcx" => "netmesh_tc",
-                "clsact" => {
-                    hooks.push(Hook::Clsact {
-                        record: name,
-                        path,
-                        old: self.folder.program("netmesh_tc"),
-                        new: self.aside("netmesh_tc"),
-                    });
-                    continue;
-                }
-                _ => continue,
+            let Some(program) = programs::of_port(&name) else {
+                continue;
             };
+            if programs::is_record(&name) {
+                hooks.push(Hook::Clsact {
+                    record: name,
+                    path,
+                    old: self.folder.program(program),
+                    new: self.aside(program),
+                });
+                continue;
+            }
             let link = open(&path)?;
             let old = sys::link_program(link.as_fd()).and_then(sys::program);
             let old = match old {

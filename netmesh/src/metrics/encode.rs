@@ -11,6 +11,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use netmesh_common::table::MAX_NEXT_HOPS;
+
 use super::read::{Plane, Reading};
 use crate::dataplane::counters::{Flow, PortCountersRow};
 use crate::wireguard::device::ALIVE;
@@ -72,7 +74,9 @@ impl Collector for Reading {
         self.node(e)?;
         self.ports(e)?;
         self.flows(e)?;
+        self.programs(e)?;
         self.tables(e)?;
+        self.next_hops(e)?;
         self.tunnels(e)
     }
 }
@@ -267,6 +271,29 @@ impl Reading {
         Ok(())
     }
 
+    fn programs(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "A program on a hook, always 1; tag is the kernel's hash of its instructions.";
+        let mut family = gauge(e, "program_info", None, help)?;
+        for plane in &self.planes {
+            for program in &plane.programs {
+                let tag = format!("{:016x}", program.tag);
+                let labels = vec![
+                    ("namespace", plane.namespace.as_str()),
+                    ("program", program.name),
+                    ("tag", tag.as_str()),
+                ];
+                family.gauge(&labels, 1.0)?;
+            }
+        }
+        let help = "Version of the layout of the pinned tables.";
+        let mut family = gauge(e, "layout", None, help)?;
+        for (namespace, layout) in &self.layouts {
+            let labels = vec![("namespace", namespace.as_str())];
+            family.gauge(&labels, f64::from(*layout))?;
+        }
+        Ok(())
+    }
+
     fn tables(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut family = gauge(e, "routes", None, "Routes in the table, by origin.")?;
         for plane in &self.planes {
@@ -276,7 +303,7 @@ impl Reading {
             }
         }
         type Get = fn(&Plane) -> u64;
-        let plain: [(&str, &str, Get); 4] = [
+        let plain: [(&str, &str, Get); 6] = [
             (
                 "routes_capacity",
                 "Prefixes of one address family the table can hold.",
@@ -295,12 +322,39 @@ impl Reading {
                 "Prefixes that can be counted.",
                 |plane| plane.capacity.counters.into(),
             ),
+            (
+                "next_hops",
+                "Next hops of routes, each counted once.",
+                |plane| plane.next_hops,
+            ),
+            (
+                "next_hops_capacity",
+                "Next hops the table can hold.",
+                |_| u64::from(MAX_NEXT_HOPS) - 1,
+            ),
         ];
         for (name, help, get) in plain {
             let mut family = gauge(e, name, None, help)?;
             for plane in &self.planes {
                 let labels = vec![("namespace", plane.namespace.as_str())];
                 family.gauge(&labels, get(plane) as f64)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn next_hops(&self, e: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Packets for this neighbour are forwarded: its link-layer address is known.";
+        let mut family = gauge(e, "neighbour_resolved", None, help)?;
+        for plane in &self.planes {
+            for ((interface, gateway), resolved) in &plane.gateways {
+                let gateway = gateway.to_string();
+                let labels = vec![
+                    ("namespace", plane.namespace.as_str()),
+                    ("interface", interface.as_str()),
+                    ("gateway", gateway.as_str()),
+                ];
+                family.gauge(&labels, if *resolved { 1.0 } else { 0.0 })?;
             }
         }
         let help = "The next hop answers, and its groups use it.";

@@ -1,6 +1,7 @@
 //! One reading of everything that is shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -9,6 +10,8 @@ use super::select::Selection;
 use super::told::{Names, Report};
 use crate::dataplane::counters::{Flow, PortCountersRow, PrefixRow};
 use crate::dataplane::fib::origin_name;
+use crate::dataplane::pin::Folder;
+use crate::dataplane::programs::Program;
 use crate::dataplane::{self, Capacity, View};
 use crate::kernel::{Kernel, netns};
 use crate::plan::facts::NamespaceFacts;
@@ -30,6 +33,8 @@ pub(super) struct Reading {
     pub(super) report: Report,
     pub(super) planes: Vec<Plane>,
     pub(super) tunnels: Vec<Tunnel>,
+    /// Layout of the tables of each namespace that has any.
+    pub(super) layouts: Vec<(String, u32)>,
     /// Usable neighbours of each namespace.
     pub(super) neighbours: Vec<(String, u64)>,
     /// Namespaces and tunnels that could not be read.
@@ -43,6 +48,11 @@ pub(super) struct Plane {
     pub(super) namespace: String,
     pub(super) ports: Vec<PortCountersRow>,
     pub(super) attached: Vec<Attached>,
+    /// Programs on hooks.
+    pub(super) programs: BTreeSet<Program>,
+    pub(super) next_hops: u64,
+    /// Those next hops that are neighbours, by device and address.
+    pub(super) gateways: BTreeMap<(String, IpAddr), bool>,
     /// Prefixes that have series of their own, with their network.
     pub(super) prefixes: Vec<(PrefixRow, String)>,
     /// Sums over all prefixes of each network.
@@ -91,10 +101,16 @@ pub(super) async fn read(report: Report, selection: Selection, memory: &mut Memo
     // Opened for this reading only: a socket would keep a namespace alive that was removed.
     let mut kernel = Kernel::default();
     let (mut planes, mut neighbours, mut failed) = (Vec::new(), Vec::new(), 0);
+    let mut layouts = Vec::new();
     memory
         .tables
         .retain(|namespace, _| report.namespaces.contains(namespace));
     for namespace in &report.namespaces {
+        // Also of tables that this binary cannot read, which are left out.
+        let layout = identity(namespace).ok().map(Folder::layout_of);
+        if let Some(Ok(Some(layout))) = layout {
+            layouts.push((namespace.to_string(), layout));
+        }
         match plane(&mut kernel, namespace, &report.names, selection, memory).await {
             Ok((count, plane)) => {
                 neighbours.push((namespace.to_string(), count));
@@ -127,6 +143,7 @@ pub(super) async fn read(report: Report, selection: Selection, memory: &mut Memo
         report,
         planes,
         tunnels,
+        layouts,
         neighbours,
         failed,
         took: begun.elapsed(),
@@ -198,10 +215,19 @@ fn look(
         port: row.name.unwrap_or_else(|| format!("if{}", row.ifindex)),
         link: row.link,
     });
+    let hops = view.next_hops()?;
+    let gateways = hops.iter().filter_map(|hop| {
+        let name = facts.name_of(hop.ifindex).cloned();
+        let device = name.unwrap_or_else(|| format!("if{}", hop.ifindex));
+        Some(((device, hop.neighbour?), hop.resolved))
+    });
     let plane = Plane {
         namespace: namespace.to_string(),
         ports: view.port_counters(facts)?,
         attached: attached.collect(),
+        programs: view.programs()?,
+        next_hops: hops.len() as u64,
+        gateways: gateways.collect(),
         prefixes: prefixes.collect(),
         networks,
         counted: counted as u64,

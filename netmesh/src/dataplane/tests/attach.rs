@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd as _;
 
+use aya::programs::ProgramInfo;
 use netmesh_common::table::Port as PortEntry;
 
 use super::lab::{Machine, alone, eventually, facts, here, ip, tc, tc_link, veth};
@@ -284,5 +285,45 @@ fn an_upgrade_changes_the_programs_and_nothing_else() {
         );
         instance.detach("p4", &facts()).unwrap();
         assert!(!tc("filter show dev p4 ingress").contains("netmesh_tc"));
+    });
+}
+
+#[test]
+fn programs_are_told_by_the_tags_that_the_kernel_has_for_them() {
+    alone(|| {
+        for n in [0, 2, 4] {
+            veth(&format!("p{n}"), &format!("p{}", n + 1));
+        }
+        let mut instance = Instance::create("one", here()).unwrap();
+        let names = |instance: &Instance| -> Vec<&str> {
+            let programs = instance.programs().unwrap();
+            programs.iter().map(|program| program.name).collect()
+        };
+        let followers = names(&instance);
+        assert_eq!(followers.len(), 5, "{followers:?}");
+
+        instance.attach("p0", &XDP, &facts()).unwrap();
+        instance.attach("p2", &TC, &facts()).unwrap();
+        let device = facts().devices["p4"].clone();
+        instance.put_port(&device, &TC, &facts()).unwrap();
+        instance.attach_clsact(&device, "p4").unwrap();
+        let found = instance.programs().unwrap();
+        // One by a link and one by a filter are the same program.
+        assert_eq!(found.len(), followers.len() + 2, "{found:?}");
+        for program in &found {
+            if let Ok(info) = ProgramInfo::from_pin(instance.folder.program(program.name)) {
+                assert_eq!(program.tag, info.tag(), "{program:?}");
+            }
+        }
+        let tag = |name: &str| {
+            let program = found.iter().find(|program| program.name == name);
+            format!("tag {:016x}", program.unwrap().tag)
+        };
+        assert!(ip("-d link show p0").contains(&tag("netmesh_xdp")));
+        assert!(tc("filter show dev p4 ingress").contains(&tag("netmesh_tc")));
+
+        // Its link stays until the next writer, on no hook.
+        ip("link del p0");
+        assert_eq!(names(&instance).len(), followers.len() + 1);
     });
 }

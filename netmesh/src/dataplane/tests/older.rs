@@ -15,7 +15,7 @@ use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{SchedClassifier, Xdp};
 use aya_obj::generated::{BPF_F_INNER_MAP, BPF_F_MMAPABLE, bpf_map_type};
 use netmesh_common::lines::{Bucket, Class, GENERATIONS, HEADER, MAX_CLASSES, Place, Shape, Table};
-use netmesh_common::table::{FibEntry, Origin, Port as PortEntry, PrefixKey, RibEntry};
+use netmesh_common::table::{FibEntry, LAYOUT, Origin, Port as PortEntry, PrefixKey, RibEntry};
 
 use super::lab::{alone, facts, here, tc_link, towards};
 use super::traffic::{COUNT, Lab, listen, port, receive, send};
@@ -346,11 +346,13 @@ fn a_take_over_that_was_killed_is_taken_up() {
             is_refused();
             begin(true);
             is_refused();
+            assert_eq!(Folder::layout_of(here()).unwrap(), Some(4));
         });
         let more = under_traffic(&lab, || {
             let _ = Instance::take_over(here()).unwrap().unwrap();
         });
         is_whole(tc_link());
+        assert_eq!(Folder::layout_of(here()).unwrap(), Some(LAYOUT));
         let sum: Vec<u64> = sent
             .iter()
             .zip(more)
