@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
@@ -33,7 +33,8 @@ pub(crate) struct Row {
     pub(crate) next: Cell,
     /// Bytes of an answer.
     pub(crate) bytes: usize,
-    /// KiB of the daemon before anybody asked, and the most it ever had.
+    /// KiB of the daemon's own memory before anybody asked, and the most that was seen of it. What it
+    /// maps of the tables is theirs.
     pub(crate) idle: u64,
     pub(crate) peak: u64,
     /// Nanoseconds a packet while nobody asks.
@@ -69,7 +70,47 @@ fn one(
     selection: &'static str,
 ) -> anyhow::Result<Row> {
     let daemon = Daemon::start(wires, selection)?;
-    let idle = daemon.memory("VmRSS:")?;
+    let idle = daemon.memory()?;
+    let seen = Seen::default();
+    std::thread::scope(|scope| {
+        let looker = scope.spawn(|| seen.look(&daemon));
+        let row = asked(wires, programs, routes, selection);
+        seen.stop.store(true, Ordering::Relaxed);
+        looker
+            .join()
+            .map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        Ok(Row {
+            idle,
+            peak: seen.most.load(Ordering::Relaxed),
+            ..row?
+        })
+    })
+}
+
+/// The most memory that is seen of the daemon, fifty times a second.
+#[derive(Default)]
+struct Seen {
+    most: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Seen {
+    fn look(&self, daemon: &Daemon) -> anyhow::Result<()> {
+        stay_on(Place::First)?;
+        while !self.stop.load(Ordering::Relaxed) {
+            self.most.fetch_max(daemon.memory()?, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+}
+
+fn asked(
+    wires: &Wires,
+    programs: &mut Programs,
+    routes: usize,
+    selection: &'static str,
+) -> anyhow::Result<Row> {
     let (first, bytes) = ask(wires)?;
     let (mut alone, mut ratios, mut next) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
@@ -105,8 +146,8 @@ fn one(
         first,
         next: Cell::of(&next),
         bytes,
-        idle,
-        peak: daemon.memory("VmHWM:")?,
+        idle: 0,
+        peak: 0,
         alone: Cell::of(&alone),
         ratio: Cell::of(&ratios),
     })
@@ -148,10 +189,11 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// A line of `/proc/PID/status`, KiB.
-    fn memory(&self, name: &str) -> anyhow::Result<u64> {
+    /// KiB of its own.
+    fn memory(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let mut lines = status.lines();
+        let line = lines.find_map(|line| line.strip_prefix("RssAnon:"));
         let word = line.and_then(|line| line.split_whitespace().next());
         Ok(word.context("no such line")?.parse()?)
     }

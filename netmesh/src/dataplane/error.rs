@@ -28,7 +28,7 @@ pub enum Error {
     )]
     PrivateMounts(super::pin::Hidden),
     /// A file operation on the pin folder.
-    #[error("{action} {path}")]
+    #[error("{action} {path}{}", root_only(.source))]
     Pin {
         /// What was being done.
         action: &'static str,
@@ -280,4 +280,12 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+}
+
+/// What mends it that somebody may not do something.
+fn root_only(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ": the data plane is root's; use sudo",
+        _ => "",
+    }
 }
