@@ -84,7 +84,10 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
         Some(Command::Key { command }) => return key::run(&global.config, command, out),
         Some(Command::Completions { shell }) => {
             let mut command = Arguments::command();
-            clap_complete::generate(*shell, &mut command, "netmesh", out);
+            // It panics where it cannot write.
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut command, "netmesh", &mut text);
+            out.write_all(&text)?;
             return Ok(Exit::Done);
         }
         Some(Command::Man { dir: Some(dir) }) => {
@@ -100,8 +103,8 @@ fn run(arguments: &Arguments, out: &mut Output) -> Result<Exit, Failure> {
                 SchemaObject::Network => schema::network(),
                 SchemaObject::Node => schema::node(),
             };
-            serde_json::to_writer_pretty(&mut *out, &schema)?;
-            writeln!(out)?;
+            let text = serde_json::to_string_pretty(&schema)?;
+            writeln!(out, "{text}")?;
             return Ok(Exit::Done);
         }
         Some(Command::Names) => {

@@ -238,7 +238,7 @@ fn doctor_says_why_a_port_has_its_hook() {
     attach("xdp", "port0");
     expect(&lab, "node", "xdp.mode", "ok");
     if tells_features() {
-        let remedy = expect(&lab, "node", "xdp.transmit", "warning");
+        let remedy = expect(&lab, "node", "xdp.transmit", "error");
         assert_eq!(remedy, "on the other end of port0: ethtool -K DEV gro on");
         ethtool::set_gro(&lab.at("far"), "eth0", true).expect("GRO on");
         expect(&lab, "node", "xdp.transmit", "ok");

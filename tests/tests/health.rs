@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use netmesh::kernel::{ethtool, snmp};
 use netmesh_tests::daemon::{Daemon, SOON};
+use netmesh_tests::pair::{LEFT, RIGHT};
 use netmesh_tests::stream::Stream;
-use netmesh_tests::{Lab, OutputText as _, eventually, slowness};
+use netmesh_tests::{Lab, OutputText as _, eventually, scrape, slowness};
+use nix::sys::signal::Signal;
 
 const PREFIX: &str = "2a02:1814:9::/64";
 const THERE: Ipv6Addr = Ipv6Addr::new(0x2a02, 0x1814, 9, 0, 0, 0, 0, 9);
@@ -205,4 +207,39 @@ fn a_neighbour_that_was_forgotten_with_the_carrier_is_asked_for_again() {
     eventually("it is withdrawn", SOON, || status(&lab).2[0] == *gateway);
     assert_eq!(daemon.ends(nix::sys::signal::Signal::SIGTERM), Some(0));
     assert_eq!(status(&lab).2, serde_json::json!([]));
+}
+
+/// A daemon whose objects are wrong watches like any other: what answers stays, and what works is in its
+/// metrics.
+#[test]
+fn objects_that_are_wrong_withdraw_no_next_hop() {
+    let lab = Lab::pair();
+    lab.attach_pair("xdp", "any");
+    let (left, right) = (LEFT.to_string(), RIGHT.to_string());
+    let several = [
+        "nexthop", "via", &left, "dev", "port0", "nexthop", "via", &right, "dev", "port1",
+    ];
+    let route = ["route", "replace", "2a02:1899::/48"];
+    let _ = lab.netmesh("router", &[&route[..], &several].concat());
+    lab.resolved("router");
+    std::fs::create_dir_all(lab.config("router")).expect("a folder");
+    std::fs::write(lab.config("router").join("node.toml"), "nod = \"router\"\n").expect("a file");
+    let mut daemon = Daemon::start(&lab, "router", &["--metrics", "0"]);
+    daemon.until_told("READY=1");
+    std::thread::sleep(Duration::from_secs(4));
+    let shown = || lab.netmesh("router", &["route"]).stdout_text();
+    assert!(!shown().contains("withdrawn"), "{}", shown());
+    let (at, to) = (lab.at("router"), scrape::address(&daemon));
+    let text = scrape::request(&at, to, "GET /metrics", "*/*").1;
+    assert!(text.contains("netmesh_ready 0"), "{text}");
+    assert!(text.contains("netmesh_next_hop_usable{"), "{text}");
+    assert!(text.contains("port=\"port0\""), "{text}");
+    std::fs::write(
+        lab.config("router").join("node.toml"),
+        "node = \"router\"\n",
+    )
+    .expect("a file");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(!shown().contains("withdrawn"), "{}", shown());
+    assert_eq!(daemon.ends(Signal::SIGTERM), Some(0));
 }

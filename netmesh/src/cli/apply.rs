@@ -94,14 +94,18 @@ pub(super) async fn plan(global: &Global, plan: &Plan, out: &mut Output) -> Resu
         } else {
             out.text(format_args!("{digest}\n"))?;
         }
-        return Ok(Exit::Done);
+        if !plan.exit_code {
+            return Ok(Exit::Done);
+        }
     }
     let steps = node
         .reconciler
         .plan(&node.desired)
         .await
         .map_err(unplannable)?;
-    show(&node, &steps, None, out)?;
+    if !plan.digest {
+        show(&node, &steps, None, out)?;
+    }
     Ok(if plan.exit_code && !steps.is_empty() {
         Exit::Pending
     } else {
@@ -277,7 +281,7 @@ fn not_all(node: &Node, steps: &[Step]) -> Result<(), Failure> {
     };
     Err(Failure::rejected(anyhow::anyhow!(
         "no network object has a resource on node {}, and {what}; mend `node` in node.toml or the \
-         objects, or remove it all: netmesh destroy, or netmesh apply --empty",
+         objects. To remove it all: netmesh destroy, with `node` what it was when that was made",
         node.config.node,
     )))
 }

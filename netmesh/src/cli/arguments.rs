@@ -303,9 +303,26 @@ pub struct Apply {
     pub empty: bool,
     /// Undo it all after so many seconds, files too, unless `netmesh confirm` comes before; also
     /// when this process is killed.
-    #[arg(long, value_name = "SECONDS", conflicts_with = "files",
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "TIME", conflicts_with = "files", value_parser = seconds)]
     pub confirm_within: Option<u64>,
+}
+
+/// Seconds of `90`, `90s`, `5m`, `1h`: a day at most.
+fn seconds(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..) {
+        Some("" | "s") => Some(1),
+        Some("m" | "min") => Some(60),
+        Some("h") => Some(3600),
+        _ => None,
+    };
+    let number: Option<u64> = digits.parse().ok();
+    let seconds = number
+        .zip(unit)
+        .and_then(|(number, unit)| number.checked_mul(unit));
+    let known = seconds.filter(|seconds| (1..=86_400).contains(seconds));
+    known
+        .ok_or_else(|| "seconds, or a number with s, m or h; a day at most: 90, 90s, 5m, 1h".into())
 }
 
 /// `netmesh confirm`.

@@ -45,6 +45,13 @@ pub(super) fn load_quietly(
     need: Need,
 ) -> Result<(Objects, Faults), Failure> {
     if files.is_empty() && need == Need::Networks && !folder.is_dir() {
+        // One that may not be looked into is no missing one.
+        if let Err(error) = fs::metadata(folder)
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            let text = format!("cannot look into {}", folder.display());
+            return Err(anyhow::Error::new(error).context(text).into());
+        }
         return Err(Failure::rejected(anyhow::anyhow!(
             "no folder {}: name the object files, or their folder with --config",
             folder.display()

@@ -43,6 +43,11 @@ pub(super) async fn run(
         let wanted = |check: &str| doctor.only.iter().any(|part| is_part(part, check));
         findings.retain(|finding| wanted(finding.check));
     }
+    if let Some(netns) = &global.netns {
+        findings
+            .iter_mut()
+            .for_each(|finding| there(finding, netns));
+    }
     let healthy = findings
         .iter()
         .all(|finding| finding.severity < Severity::Error);
@@ -67,6 +72,8 @@ async fn objects(global: &Global) -> Option<Result<Objects, String>> {
     let look = async || -> Result<Objects, Failure> {
         let (objects, _) = config::load_quietly(&global.config, &[], Need::Node)?;
         let mut node = apply::node(global, objects).await?;
+        // What `apply` would refuse is told: keys that are missing or another's, what is in the way.
+        let _ = node.reconciler.plan(&node.desired).await?;
         let observed = node.reconciler.observe(&node.desired).await?;
         Ok(Objects {
             desired: node.desired,
@@ -77,6 +84,18 @@ async fn objects(global: &Global) -> Option<Result<Objects, String>> {
         let text = format!("{:#}", failure.error);
         text.lines().next().unwrap_or_default().to_owned()
     }))
+}
+
+/// Settings of a namespace are mended there.
+fn there(finding: &mut Finding, netns: &str) {
+    let remedy = finding.remedy.take();
+    let here = |remedy: &String| remedy.starts_with("sysctl -w net.");
+    finding.remedy = match remedy {
+        Some(remedy) if !here(&remedy) || finding.check.starts_with("bpf") => Some(remedy),
+        Some(remedy) if netns.contains('/') => Some(format!("nsenter --net={netns} {remedy}")),
+        Some(remedy) => Some(format!("ip netns exec {netns} {remedy}")),
+        None => None,
+    };
 }
 
 /// `link` names `link.vlan` as well.

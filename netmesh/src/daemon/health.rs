@@ -78,11 +78,7 @@ fn watch(told: &Told, stop: &AtomicBool) {
         next = (next + TICK).max(Instant::now());
         thread::sleep(next.saturating_duration_since(Instant::now()));
     }
-    for plane in planes.values() {
-        for member in plane.members.keys() {
-            plane.watch.withdraw(member, false);
-        }
-    }
+    planes.values().for_each(Plane::let_go);
 }
 
 /// Data planes and groups come and go.
@@ -93,7 +89,11 @@ fn look_around(told: &Told, planes: &mut BTreeMap<Namespace, Plane>) {
     }
     planes.retain(|namespace, plane| {
         let same = netns::inode(namespace).is_ok_and(|inode| inode == plane.inode);
-        wanted.contains(namespace) && same && plane.watch.lives()
+        let stays = wanted.contains(namespace) && same && plane.watch.lives();
+        if !stays {
+            plane.let_go();
+        }
+        stays
     });
     for namespace in wanted {
         if !planes.contains_key(&namespace)
@@ -117,6 +117,13 @@ fn look_around(told: &Told, planes: &mut BTreeMap<Namespace, Plane>) {
 }
 
 impl Plane {
+    /// Nobody watches any more: every next hop is used again.
+    fn let_go(&self) {
+        for member in self.members.keys() {
+            self.watch.withdraw(member, false);
+        }
+    }
+
     fn look_around(&mut self, namespace: &Namespace) -> Result<(), String> {
         let members = self.watch.members().map_err(|error| error.to_string())?;
         self.members.retain(|member, _| members.contains(member));

@@ -15,9 +15,8 @@ use super::objects::{Loaded, Objects, Rejected, Remarks};
 use super::repeat::Repeats;
 use super::tunnels::{self, Tunnels};
 use super::wake::{NEIGHBOURS, NETWORK, OBJECTS, ROUTES, Reasons, SMALL};
-use crate::dataplane::pin::Folder;
 use crate::dataplane::words::Words;
-use crate::kernel::{Kernel, netns};
+use crate::kernel::Kernel;
 use crate::metrics::Told;
 use crate::plan::digest::digest;
 use crate::plan::state::{Namespace, State};
@@ -366,7 +365,8 @@ impl<O: Objects> Node<O> {
                     report.ready = false;
                     report.objects_good = false;
                     if never {
-                        report.namespaces = left_here();
+                        // A data plane that works is to be seen, whatever the objects.
+                        report.namespaces = vec![Namespace::Node];
                     }
                 });
                 self.rejected = Some(rejected);
@@ -444,18 +444,6 @@ async fn mirror_routes(kernel: &mut Kernel, protocols: &BTreeSet<u8>) -> Result<
 
 fn tell(number: usize, total: usize, step: &crate::plan::step::Step) {
     tracing::info!(number = number + 1, total, step = %step, "step");
-}
-
-/// Where data planes are when no object tells: one that works is to be seen, whatever the objects.
-fn left_here() -> Vec<Namespace> {
-    let planes = Folder::list().unwrap_or_default();
-    let planes: BTreeSet<u64> = planes.iter().map(|folder| folder.cookie).collect();
-    let names = netns::list().unwrap_or_default();
-    let served = |namespace: &Namespace| {
-        netns::identity(namespace).is_ok_and(|(cookie, _)| planes.contains(&cookie))
-    };
-    let named = names.into_iter().map(Namespace::Named).filter(served);
-    std::iter::once(Namespace::Node).chain(named).collect()
 }
 
 /// Waits on a thread of its own: another writer may take its time, and signals come meanwhile. The

@@ -170,7 +170,7 @@ impl Faults {
                 })
                 .with_help(fault.remedy.clone())
                 .with_label(LabeledSpan::underline(fault.place.span.clone()));
-            let source = NamedSource::new(&fault.place.file.name, fault.place.file.text.clone());
+            let source = NamedSource::new(&fault.place.file.name, shown(&fault.place.file.text));
             let report = miette::Report::new(diagnostic).with_source_code(source);
             if handler.render_report(&mut text, report.as_ref()).is_err() {
                 text.push_str(&format!("{fault}\n"));
@@ -178,6 +178,46 @@ impl Faults {
         }
         text
     }
+}
+
+/// Characters of a key in base64 before the one that pads it.
+const KEY: usize = 43;
+
+/// The text without what looks like a key: 32 bytes in base64, public or private.
+#[must_use]
+pub fn hidden(text: &str) -> String {
+    without_keys(text, "(hidden)")
+}
+
+/// A file's text as it is shown: every place is where it was, and what looks like a key and is not
+/// said to be a public one is not to be read.
+fn shown(text: &str) -> String {
+    let line = |line: &str| match line.trim_start().starts_with("public_key") {
+        true => line.to_owned(),
+        false => without_keys(line, &"*".repeat(KEY + 1)),
+    };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+fn without_keys(text: &str, instead: &str) -> String {
+    let mut left = String::with_capacity(text.len());
+    let mut run = 0;
+    for c in text.chars() {
+        if c == '=' && run >= KEY {
+            // All of the run is ASCII.
+            left.truncate(left.len() - KEY);
+            left.push_str(instead);
+            run = 0;
+            continue;
+        }
+        run = if c.is_ascii_alphanumeric() || c == '+' || c == '/' {
+            run + 1
+        } else {
+            0
+        };
+        left.push(c);
+    }
+    left
 }
 
 impl fmt::Display for Faults {
@@ -193,3 +233,57 @@ impl fmt::Display for Faults {
 }
 
 impl std::error::Error for Faults {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_in_a_file_is_not_shown_with_its_faults() {
+        let key = "cFJpdmF0ZUtleVRoYXRNdXN0TmV2ZXJCZVNlZW4xMjM=";
+        let text = format!("private_key = \"{key}\"\npublic_key = \"{key}\"\n");
+        let file = SourceFile {
+            name: "a.toml".to_owned(),
+            text: text.clone(),
+        };
+        let mut faults = Faults::default();
+        faults.push(Fault {
+            severity: Severity::Error,
+            code: "NM0000",
+            place: Place {
+                file: Arc::new(file),
+                span: 0..11,
+            },
+            object: "network".to_owned(),
+            cause: "unknown field".to_owned(),
+            remedy: "remove it".to_owned(),
+        });
+        assert_eq!(
+            faults.render(false).matches(key).count(),
+            1,
+            "the public one"
+        );
+        assert_eq!(
+            shown(&text).len(),
+            text.len(),
+            "places stay where they were"
+        );
+    }
+
+    #[test]
+    fn keys_are_left_out_and_nothing_else() {
+        let key = "cFJpdmF0ZUtleVRoYXRNdXN0TmV2ZXJCZVNlZW4xMjM=";
+        for (text, shown) in [
+            (format!("`{key}` is none"), "`(hidden)` is none"),
+            (format!("{key}{key}"), "(hidden)(hidden)"),
+            (format!("é{key}"), "é(hidden)"),
+            (format!("{}=", &key[1..43]), &format!("{}=", &key[1..43])),
+            (
+                "a/path/of/fourty/characters/and/some/more/of/them: x".into(),
+                { "a/path/of/fourty/characters/and/some/more/of/them: x" },
+            ),
+        ] {
+            assert_eq!(hidden(&text), shown);
+        }
+    }
+}

@@ -60,9 +60,11 @@ const ROOMS: [(&str, &[&str]); 12] = [
 ];
 
 /// What a room may name all the same, and why.
-const EXCEPTIONS: [(&str, &str); 1] = [
+const EXCEPTIONS: [(&str, &str); 2] = [
     // The one type the two pure rooms share.
     ("model", "crate::plan::state::PublicKey"),
+    // What must not be told.
+    ("daemon", "crate::model::fault::hidden"),
 ];
 
 /// Crates only some rooms may name.

@@ -178,7 +178,7 @@ fn transmit(port: &Port, name: &str) -> Option<Finding> {
         let port = quoted(name);
         format!("netmesh dataplane attach --hook tc --port {port}, and the ports that send to it")
     };
-    Some(ok("xdp.transmit", found, meaning).but(Severity::Warning, remedy))
+    Some(ok("xdp.transmit", found, meaning).but(Severity::Error, remedy))
 }
 
 /// Whether XDP sees the tags of VLANs.
@@ -300,8 +300,8 @@ mod tests {
         };
         for (link, kind, offers, severity) in [
             ("xdp", "veth", Some(NATIVE), Some(Severity::Ok)),
-            ("xdp", "veth", Some(deaf), Some(Severity::Warning)),
-            ("xdpvlan", "", Some(deaf), Some(Severity::Warning)),
+            ("xdp", "veth", Some(deaf), Some(Severity::Error)),
+            ("xdpvlan", "", Some(deaf), Some(Severity::Error)),
             ("xdp", "", None, None),
             ("tcx", "", Some(deaf), None),
         ] {
