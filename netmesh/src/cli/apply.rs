@@ -281,7 +281,8 @@ fn not_all(node: &Node, steps: &[Step]) -> Result<(), Failure> {
     };
     Err(Failure::rejected(anyhow::anyhow!(
         "no network object has a resource on node {}, and {what}; mend `node` in node.toml or the \
-         objects. To remove it all: netmesh destroy, with `node` what it was when that was made",
+         objects, or remove it all: netmesh apply --empty, or netmesh destroy with `node` what it was \
+         when that was made",
         node.config.node,
     )))
 }
