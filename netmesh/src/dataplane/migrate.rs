@@ -31,41 +31,44 @@ impl Instance {
             let folder = Folder::of(older.name(), namespace)?;
             let begun = folder.path.exists();
             folder.build(|new| older.fill(new, namespace))?;
-            let taken = Self::fill_and_switch(&folder, namespace, &older);
-            return match taken {
-                Ok(instance) => {
-                    older.forget()?;
-                    Ok(Some(instance))
-                }
+            let switched = Self::fill_and_switch(&folder, namespace);
+            let mut instance = match switched {
+                Ok(instance) => instance,
                 // Hooks that run old and new programs need the tables of both.
-                Err(error @ Error::HalfUpgraded { .. }) => Err(error),
-                Err(error) if begun => Err(error),
+                Err(error @ Error::HalfUpgraded { .. }) => return Err(error),
+                Err(error) if begun => return Err(error),
                 Err(error) => {
                     folder.remove()?;
-                    Err(error)
+                    return Err(error);
                 }
             };
+            // The new programs are at work: from here on a failure leaves both folders, and the next
+            // upgrade takes it up.
+            instance.take_tallies(&older)?;
+            older.forget()?;
+            return Ok(Some(instance));
         }
         Ok(None)
     }
 
-    fn fill_and_switch(
-        folder: &Folder,
-        namespace: NamespaceId,
-        older: &Older,
-    ) -> Result<Self, Error> {
+    fn fill_and_switch(folder: &Folder, namespace: NamespaceId) -> Result<Self, Error> {
         // It says of itself that its tables are to be made from the RIB.
         let Some(mut instance) = Self::open_folder(folder.clone())? else {
             let source = std::io::ErrorKind::NotFound.into();
             return Err(pin::failed("cannot lock", &folder.path, source));
         };
         instance.upgrade(namespace, &Object::default())?;
-        instance.wait_for_readers()?;
+        Ok(instance)
+    }
+
+    /// What the slots of the older tables have counted, once no program asks these any more.
+    fn take_tallies(&mut self, older: &Older) -> Result<(), Error> {
+        self.wait_for_readers()?;
         for memory in older.tables()? {
             if let Some(table) = Table::open(memory.words()) {
-                instance.take_up_foreign(&table)?;
+                self.take_up_foreign(&table)?;
             }
         }
-        Ok(instance)
+        Ok(())
     }
 }
